@@ -37,4 +37,6 @@
 
 pub mod config;
 pub mod error;
+pub mod model;
+pub mod ops;
 pub mod random;

@@ -1,0 +1,325 @@
+//! The attention sub-layer as one operation: x + dropout(W_o attention(rope(qk_norm(W_qkv norm(x))))).
+//!
+//! RMSNorm, rotary positions, grouped-query attention (Ainslie et al. 2023), optional QK-norm (Henry et al. 2020) as
+//! in Qwen3.
+
+use super::operation::{Operation, Pass, Slot, apply};
+use super::parameters::{Init, Kind, Layout, Parameters, slices_mut};
+use crate::config::ModelConfig;
+use crate::ops::attention::{self, Saved as AttentionSaved, Shape};
+use crate::ops::buffer::Buffer;
+use crate::ops::dropout::Dropout;
+use crate::ops::matmul::{Mat, MatMut, Store, add_weight_gradient, matmul, parallel_matmul};
+use crate::ops::rope::RotaryTable;
+use crate::ops::{norm, pool, rows_per_task, simd};
+use candle_core::{Result, Tensor};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// One layer's attention: where its weights are and how it is shaped.
+pub struct Attention {
+    pub layer: usize,
+    pub hidden: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub channels: usize,
+    pub eps: f32,
+    pub dropout: f64,
+    pub rotary: Arc<RotaryTable>,
+    pub norm: Range<usize>,
+    /// W_q, W_k and W_v one below the other: ((H + 2G) C, D).
+    pub qkv: Range<usize>,
+    /// Gains of the query and key norms, (C) each.
+    pub qk_norm: Option<[Range<usize>; 2]>,
+    /// (D, H C)
+    pub output: Range<usize>,
+}
+
+impl Attention {
+    /// Adds the layer's parameters to `layout`.
+    pub fn new(layout: &mut Layout, model: &ModelConfig, rotary: &Arc<RotaryTable>, layer: usize) -> Self {
+        let ModelConfig { hidden_size, num_attention_heads, num_key_value_heads, head_dim, .. } = *model;
+        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        let normal = Init::Normal(model.initializer_range);
+        let residual = Init::Normal(model.initializer_range / (2.0 * model.num_hidden_layers as f64).sqrt());
+        let gain = Init::Constant(1.0);
+        let norm = layout.add(name("input_layernorm"), &[hidden_size], Kind::Gain, gain);
+        let mut projection =
+            |part, heads| layout.add(name(part), &[heads * head_dim, hidden_size], Kind::Matrix, normal);
+        let q = projection("self_attn.q_proj", num_attention_heads);
+        projection("self_attn.k_proj", num_key_value_heads);
+        let v = projection("self_attn.v_proj", num_key_value_heads);
+        let qk_norm = model.qk_norm.then(|| {
+            ["self_attn.q_norm", "self_attn.k_norm"].map(|part| layout.add(name(part), &[head_dim], Kind::Gain, gain))
+        });
+        let output_shape = [hidden_size, num_attention_heads * head_dim];
+        let output = layout.add(name("self_attn.o_proj"), &output_shape, Kind::Matrix, residual);
+        Self {
+            layer,
+            hidden: hidden_size,
+            heads: num_attention_heads,
+            kv_heads: num_key_value_heads,
+            channels: head_dim,
+            eps: model.rms_norm_eps as f32,
+            dropout: model.hidden_dropout,
+            rotary: rotary.clone(),
+            norm,
+            qkv: q.start..v.end,
+            qk_norm,
+            output,
+        }
+    }
+
+    /// `x_ND` with this sub-layer's output added.
+    pub fn forward(self: &Arc<Self>, parameters: &Arc<Parameters>, x_ND: &Tensor, pass: Pass) -> Result<Tensor> {
+        let (layer, parameters) = (self.clone(), parameters.clone());
+        apply(x_ND, AttentionOp { layer, parameters, pass, saved: Slot::default() })
+    }
+
+    /// Width of a row of queries, keys and values.
+    pub fn qkv_width(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.channels
+    }
+
+    /// The gain of head `head`'s norm among all heads of a row: queries, then keys; values have none.
+    fn head_gain<'a>(&self, values: &'a [f32], head: usize) -> Option<&'a [f32]> {
+        let [q, k] = self.qk_norm.as_ref()?;
+        (head < self.heads + self.kv_heads).then(|| &values[if head < self.heads { q } else { k }.clone()])
+    }
+
+    /// Normalises and turns one head in place.
+    #[inline(always)]
+    pub fn place_head(&self, values: &[f32], head: usize, head_C: &mut [f32], position: usize) {
+        if let Some(gain) = self.head_gain(values, head) {
+            let scale = 1.0 / (simd::dot(head_C, head_C) / self.channels as f32 + self.eps).sqrt();
+            for (x, &gain) in head_C.iter_mut().zip(gain) {
+                *x *= scale * gain;
+            }
+        }
+        if head < self.heads + self.kv_heads {
+            self.rotary.rotate(head_C, position);
+        }
+    }
+}
+
+struct AttentionOp {
+    layer: Arc<Attention>,
+    parameters: Arc<Parameters>,
+    pass: Pass,
+    saved: Slot<Saved>,
+}
+
+/// What the backward pass needs.
+struct Saved {
+    h_ND: Buffer,
+    scales_N: Buffer,
+    /// Queries, keys and values before norm and rotation, kept for the QK-norm alone.
+    raw_qkv: Option<Buffer>,
+    heads_BHTC: Buffer,
+    out_BHTC: Buffer,
+    lse_BHT: Buffer,
+}
+
+impl AttentionOp {
+    fn shape(&self) -> Shape {
+        let Attention { heads, kv_heads, channels, .. } = *self.layer;
+        Shape { batch: self.pass.batch, time: self.pass.time, heads, kv_heads, channels }
+    }
+
+    fn drop_out(&self) -> Option<Dropout> {
+        let stream = self.pass.stream("attention dropout", self.layer.layer)?;
+        (self.layer.dropout > 0.0).then(|| Dropout::new(self.layer.dropout, stream))
+    }
+
+    /// norm(x) and W_qkv norm(x), row by row.
+    fn project(&self, values: &[f32], x_ND: &[f32], saved_h: &mut [f32], scales_N: &mut [f32], qkv: &mut [f32]) {
+        let (hidden, width) = (self.layer.hidden, self.layer.qkv_width());
+        let weight = Mat::new(&values[self.layer.qkv.clone()], width, hidden);
+        let chunk = rows_per_task(self.pass.tokens());
+        let rows = x_ND.chunks(chunk * hidden).zip(saved_h.chunks_mut(chunk * hidden));
+        let outputs = scales_N.chunks_mut(chunk).zip(qkv.chunks_mut(chunk * width));
+        pool::run(rows.zip(outputs).collect(), |((x, h), (scales, qkv))| {
+            norm::forward(x, &values[self.layer.norm.clone()], self.layer.eps, h, scales);
+            let count = scales.len();
+            matmul(MatMut::new(qkv, count, width), Mat::new(h, count, hidden), weight.t(), Store::Overwrite);
+        });
+    }
+
+    /// Rows of queries, keys and values -> heads one after the other, normalised and turned.
+    fn split_heads(&self, values: &[f32], qkv: &[f32], heads_BHTC: &mut [f32]) {
+        let shape = self.shape();
+        let (channels, width) = (shape.channels, self.layer.qkv_width());
+        let heads = heads_BHTC.chunks_exact_mut(shape.head_len()).enumerate().collect();
+        pool::run(heads, |(index, head_TC): (usize, &mut [f32])| {
+            let (batch, head) = (index / shape.all_heads(), index % shape.all_heads());
+            simd::vectorized(|| {
+                for (position, head_C) in head_TC.chunks_exact_mut(channels).enumerate() {
+                    let row = (batch * shape.time + position) * width + head * channels;
+                    head_C.copy_from_slice(&qkv[row..row + channels]);
+                    self.layer.place_head(values, head, head_C, position);
+                }
+            });
+        });
+    }
+
+    /// The backward pass of [`Self::split_heads`]: gradients of heads -> gradients of rows; adds the gradients of the
+    /// QK-norm's gains.
+    fn merge_head_gradients(
+        &self,
+        values: &[f32],
+        raw_qkv: Option<&Buffer>,
+        dheads_BHTC: &[f32],
+        dqkv: &mut [f32],
+        dgains: Option<[&mut [f32]; 2]>,
+    ) {
+        let (shape, layer) = (self.shape(), &*self.layer);
+        let (channels, width) = (shape.channels, layer.qkv_width());
+        let chunk = rows_per_task(self.pass.tokens());
+        let tasks = self.pass.tokens().div_ceil(chunk);
+        let mut partial = Buffer::zeros(tasks * 2 * channels);
+        let rows = dqkv.chunks_mut(chunk * width).zip(partial.chunks_exact_mut(2 * channels));
+        pool::run(rows.enumerate().collect(), |(task, (dqkv, dgains))| {
+            simd::vectorized(|| {
+                let (dq_gain, dk_gain) = dgains.split_at_mut(channels);
+                for (offset, dhead_C) in dqkv.chunks_exact_mut(channels).enumerate() {
+                    let (row, head) = (task * chunk + offset / shape.all_heads(), offset % shape.all_heads());
+                    let (batch, position) = (row / shape.time, row % shape.time);
+                    let source = (batch * shape.all_heads() + head) * shape.head_len() + position * channels;
+                    let dhead = &dheads_BHTC[source..][..channels];
+                    dhead_C.copy_from_slice(dhead);
+                    if head < layer.heads + layer.kv_heads {
+                        layer.rotary.rotate_back(dhead_C, position);
+                    }
+                    if let (Some(gain), Some(raw)) = (layer.head_gain(values, head), raw_qkv) {
+                        let x = &raw[row * width + head * channels..][..channels];
+                        let dgain = if head < layer.heads { &mut *dq_gain } else { &mut *dk_gain };
+                        norm::backward_in_place(x, gain, layer.eps, dhead_C, dgain);
+                    }
+                }
+            });
+        });
+        if let Some([dq_gain, dk_gain]) = dgains {
+            for partial in partial.chunks_exact(2 * channels) {
+                simd::add(dq_gain, &partial[..channels]);
+                simd::add(dk_gain, &partial[channels..]);
+            }
+        }
+    }
+
+    /// Copies heads that stand one after the other into rows of H C numbers.
+    fn gather_rows(&self, heads_BHTC: &[f32], rows: &mut [f32]) {
+        let Shape { time, heads, channels, .. } = self.shape();
+        let width = heads * channels;
+        let chunk = rows_per_task(self.pass.tokens());
+        pool::run(rows.chunks_mut(chunk * width).enumerate().collect(), |(task, rows): (usize, &mut [f32])| {
+            for (offset, head_C) in rows.chunks_exact_mut(channels).enumerate() {
+                let (row, head) = (task * chunk + offset / heads, offset % heads);
+                let source = (row / time * heads + head) * time + row % time;
+                head_C.copy_from_slice(&heads_BHTC[source * channels..][..channels]);
+            }
+        });
+    }
+
+    /// The inverse of [`Self::gather_rows`].
+    fn scatter_heads(&self, rows: &[f32], heads_BHTC: &mut [f32]) {
+        let Shape { time, heads, channels, .. } = self.shape();
+        let tasks = heads_BHTC.chunks_exact_mut(time * channels).enumerate().collect();
+        pool::run(tasks, |(index, head_TC): (usize, &mut [f32])| {
+            let (batch, head) = (index / heads, index % heads);
+            for (position, head_C) in head_TC.chunks_exact_mut(channels).enumerate() {
+                let source = (batch * time + position) * heads + head;
+                head_C.copy_from_slice(&rows[source * channels..][..channels]);
+            }
+        });
+    }
+}
+
+impl Operation for AttentionOp {
+    const NAME: &'static str = "attention";
+
+    fn forward(&self, x_ND: &[f32]) -> Result<(Vec<f32>, Vec<usize>)> {
+        let (layer, shape, tokens) = (&*self.layer, self.shape(), self.pass.tokens());
+        let hidden = layer.hidden;
+        let values = self.parameters.values();
+        let (mut h_ND, mut scales_N) = (Buffer::any(tokens * hidden), Buffer::any(tokens));
+        let mut qkv = Buffer::any(tokens * layer.qkv_width());
+        self.project(&values, x_ND, &mut h_ND, &mut scales_N, &mut qkv);
+        let mut heads_BHTC = Buffer::any(qkv.len());
+        self.split_heads(&values, &qkv, &mut heads_BHTC);
+        let head_width = shape.heads * shape.channels;
+        let (mut out_BHTC, mut lse_BHT) = (Buffer::any(tokens * head_width), Buffer::any(tokens * shape.heads));
+        attention::forward(shape, &heads_BHTC, &mut out_BHTC, &mut lse_BHT);
+
+        let mut rows = Buffer::any(out_BHTC.len());
+        self.gather_rows(&out_BHTC, &mut rows);
+        let weight = Mat::new(&values[layer.output.clone()], hidden, head_width);
+        let mut y_ND = vec![0.0; tokens * hidden];
+        let chunk = rows_per_task(tokens);
+        let tasks = y_ND.chunks_mut(chunk * hidden).zip(rows.chunks(chunk * head_width)).enumerate().collect();
+        let dropout = self.drop_out();
+        pool::run(tasks, |(task, (y, rows)): (usize, (&mut [f32], &[f32]))| {
+            let count = y.len() / hidden;
+            let start = task * chunk * hidden;
+            matmul(MatMut::new(y, count, hidden), Mat::new(rows, count, head_width), weight.t(), Store::Overwrite);
+            if let Some(dropout) = dropout {
+                dropout.apply(y, start);
+            }
+            simd::vectorized(|| simd::add(y, &x_ND[start..]));
+        });
+        if self.pass.is_training() {
+            let raw_qkv = layer.qk_norm.is_some().then_some(qkv);
+            self.saved.put(Saved { h_ND, scales_N, raw_qkv, heads_BHTC, out_BHTC, lse_BHT });
+        }
+        Ok((y_ND, vec![tokens, hidden]))
+    }
+
+    fn backward(&self, x_ND: &[f32], dy_ND: &[f32]) -> Result<Option<Vec<f32>>> {
+        let saved = self.saved.take()?;
+        let (layer, shape, tokens) = (&*self.layer, self.shape(), self.pass.tokens());
+        let (hidden, head_width) = (layer.hidden, shape.heads * shape.channels);
+        let values = self.parameters.values();
+        let mut gradients = self.parameters.gradients();
+        let mut ranges = vec![layer.norm.clone(), layer.qkv.clone()];
+        ranges.extend(layer.qk_norm.iter().flatten().cloned());
+        ranges.push(layer.output.clone());
+        let mut slices = slices_mut(&mut gradients, &ranges).into_iter();
+        let mut next = || slices.next().expect("a slice for every range");
+        let (dnorm, dqkv_weight) = (next(), next());
+        let dgains = layer.qk_norm.is_some().then(|| [next(), next()]);
+        let doutput = next();
+
+        // Through dropout and W_o.
+        let dropped = self.drop_out().map(|dropout| dropout.copy(dy_ND));
+        let dresidual = dropped.as_deref().unwrap_or(dy_ND);
+        let dresidual_mat = Mat::new(dresidual, tokens, hidden);
+        let mut rows = Buffer::any(tokens * head_width);
+        self.gather_rows(&saved.out_BHTC, &mut rows);
+        add_weight_gradient(doutput, dresidual_mat, Mat::new(&rows, tokens, head_width));
+        let weight = Mat::new(&values[layer.output.clone()], hidden, head_width);
+        parallel_matmul(&mut rows, dresidual_mat, weight, Store::Overwrite);
+        let mut dout_BHTC = Buffer::any(rows.len());
+        self.scatter_heads(&rows, &mut dout_BHTC);
+
+        // Through attention, rotation and QK-norm.
+        let mut dheads_BHTC = Buffer::any(saved.heads_BHTC.len());
+        let attention_saved = AttentionSaved {
+            heads_BHTC: &saved.heads_BHTC,
+            out_BHTC: &saved.out_BHTC,
+            lse_BHT: &saved.lse_BHT,
+            dout_BHTC: &dout_BHTC,
+        };
+        attention::backward(shape, &attention_saved, &mut dheads_BHTC);
+        let mut dqkv = Buffer::any(dheads_BHTC.len());
+        self.merge_head_gradients(&values, saved.raw_qkv.as_ref(), &dheads_BHTC, &mut dqkv, dgains);
+
+        // Through W_qkv and the norm.
+        let width = layer.qkv_width();
+        let dqkv_mat = Mat::new(&dqkv, tokens, width);
+        add_weight_gradient(dqkv_weight, dqkv_mat, Mat::new(&saved.h_ND, tokens, hidden));
+        let mut dh_ND = saved.h_ND;
+        parallel_matmul(&mut dh_ND, dqkv_mat, Mat::new(&values[layer.qkv.clone()], width, hidden), Store::Overwrite);
+        let mut dx_ND = dy_ND.to_vec();
+        norm::parallel_backward(x_ND, &values[layer.norm.clone()], &saved.scales_N, &dh_ND, &mut dx_ND, dnorm);
+        Ok(Some(dx_ND))
+    }
+}

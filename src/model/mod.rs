@@ -1,0 +1,12 @@
+//! The transformer, to be read in the order in which a token passes through it:
+//! [`transformer`] (the whole), [`attention`], [`moe`] with its [`router`], [`head`]; [`decode`] runs the same weights
+//! one token at a time. [`parameters`] holds the weights, [`operation`] joins our kernels to candle's graph.
+
+pub mod attention;
+pub mod head;
+pub mod moe;
+pub mod operation;
+pub mod parameters;
+pub mod plain;
+pub mod router;
+pub mod transformer;

@@ -1,0 +1,127 @@
+//! The weights: one flat buffer, with names and shapes for its parts, and a flat gradient beside it. The optimizer,
+//! the checkpoint and every kernel work on slices of these buffers.
+
+use crate::random::Stream;
+use anyhow::{Result, bail};
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// What a parameter is, which decides how the optimizer treats it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A weight matrix or an embedding: decayed.
+    Matrix,
+    /// A matrix of the router: decayed, with a learning rate of its own.
+    Router,
+    /// A gain vector: not decayed.
+    Gain,
+    /// State that no gradient reaches (the choice bias of bias balancing).
+    State,
+}
+
+/// How a parameter starts.
+#[derive(Clone, Copy, Debug)]
+pub enum Init {
+    /// Normal with this standard deviation, truncated at two of them.
+    Normal(f64),
+    Constant(f32),
+}
+
+/// One named tensor inside the flat buffer.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// The Hugging Face name, e.g. `model.layers.0.mlp.experts.3.up_proj.weight`.
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub range: Range<usize>,
+    pub kind: Kind,
+    init: Init,
+}
+
+/// All weights with their gradients, in a fixed order.
+pub struct Parameters {
+    list: Vec<Parameter>,
+    values: RwLock<Vec<f32>>,
+    gradients: Mutex<Vec<f32>>,
+}
+
+/// Lays parameters out one after the other.
+#[derive(Default)]
+pub struct Layout {
+    list: Vec<Parameter>,
+    len: usize,
+}
+
+impl Layout {
+    /// Adds a parameter and returns its place.
+    pub fn add(&mut self, name: String, shape: &[usize], kind: Kind, init: Init) -> Range<usize> {
+        let range = self.len..self.len + shape.iter().product::<usize>();
+        self.len = range.end;
+        self.list.push(Parameter { name, shape: shape.to_vec(), range: range.clone(), kind, init });
+        range
+    }
+
+    /// Draws the initial values, each from a stream of its parameter's name.
+    pub fn initialize(self, seed: u64) -> Parameters {
+        let mut values = vec![0.0; self.len];
+        for parameter in &self.list {
+            let slice = &mut values[parameter.range.clone()];
+            match parameter.init {
+                Init::Constant(value) => slice.fill(value),
+                Init::Normal(deviation) => {
+                    let stream = Stream::new(seed, &parameter.name, &[]);
+                    let count = slice.len() as u64;
+                    for (value, index) in slice.iter_mut().zip(0..) {
+                        let draw = (0..).map(|attempt| stream.normal(index + attempt * count)).find(|z| z.abs() < 2.0);
+                        *value = (draw.unwrap_or(0.0) * deviation) as f32;
+                    }
+                }
+            }
+        }
+        Parameters { gradients: Mutex::new(vec![0.0; self.len]), values: RwLock::new(values), list: self.list }
+    }
+}
+
+impl Parameters {
+    pub fn list(&self) -> &[Parameter] {
+        &self.list
+    }
+
+    /// The number of trainable weights.
+    pub fn count(&self) -> usize {
+        self.list.iter().filter(|parameter| parameter.kind != Kind::State).map(|parameter| parameter.range.len()).sum()
+    }
+
+    /// The parameter of that name.
+    pub fn find(&self, name: &str) -> Result<&Parameter> {
+        match self.list.iter().find(|parameter| parameter.name == name) {
+            Some(parameter) => Ok(parameter),
+            None => bail!("the model has no parameter named {name}"),
+        }
+    }
+
+    pub fn values(&self) -> RwLockReadGuard<'_, Vec<f32>> {
+        self.values.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn values_mut(&self) -> RwLockWriteGuard<'_, Vec<f32>> {
+        self.values.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn gradients(&self) -> MutexGuard<'_, Vec<f32>> {
+        self.gradients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The slices of `buffer` at `ranges`, which must be ascending and disjoint.
+pub fn slices_mut<'a>(mut buffer: &'a mut [f32], ranges: &[Range<usize>]) -> Vec<&'a mut [f32]> {
+    let mut start = 0;
+    let mut slices = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        let (upto, rest) = buffer.split_at_mut(range.end - start);
+        slices.push(&mut upto[range.start - start..]);
+        buffer = rest;
+        start = range.end;
+    }
+    slices
+}

@@ -1,0 +1,173 @@
+//! Matrix views over slices and their product. The arithmetic is the `gemm` crate's, called on one thread inside a
+//! task of ours: it is at the machine's peak there, while its own threading loses on skinny shapes.
+
+use super::{pool, rows_per_task};
+
+/// A view of a matrix: element (i, j) is `data[i * row_stride + j * col_stride]`.
+#[derive(Clone, Copy)]
+pub struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// A dense row-major matrix.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// Rows of `cols` numbers that start `row_stride` apart.
+    pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        check_extent(data.len(), rows, cols, row_stride);
+        Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The transpose.
+    pub fn t(self) -> Self {
+        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    }
+}
+
+/// A writable view of rows of `cols` numbers that start `row_stride` apart.
+pub struct MatMut<'a> {
+    data: &'a mut [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+}
+
+impl<'a> MatMut<'a> {
+    /// A dense row-major matrix.
+    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// Rows of `cols` numbers that start `row_stride` apart.
+    pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        check_extent(data.len(), rows, cols, row_stride);
+        Self { data, rows, cols, row_stride }
+    }
+}
+
+fn check_extent(len: usize, rows: usize, cols: usize, row_stride: usize) {
+    let needed = if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + cols };
+    assert!(needed <= len && (cols <= row_stride || rows <= 1), "{rows} x {cols} do not fit into {len} numbers");
+}
+
+/// What happens to the destination's old content.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    Overwrite,
+    Add,
+}
+
+/// `dst = a b`, or `dst += a b`, on this thread.
+pub fn matmul(dst: MatMut, a: Mat, b: Mat, store: Store) {
+    scaled_matmul(dst, 1.0, a, b, store);
+}
+
+/// `dst = scale a b`, or `dst += scale a b`, on this thread.
+pub fn scaled_matmul(dst: MatMut, scale: f32, a: Mat, b: Mat, store: Store) {
+    assert!(
+        a.cols == b.rows && dst.rows == a.rows && dst.cols == b.cols,
+        "({} x {}) x ({} x {}) into {} x {}",
+        a.rows,
+        a.cols,
+        b.rows,
+        b.cols,
+        dst.rows,
+        dst.cols
+    );
+    if dst.rows == 0 || dst.cols == 0 {
+        return;
+    }
+    // SAFETY: the views' extents were checked against their slices when they were made (strides are positive), the
+    // shapes agree, and `dst` is borrowed mutably, so it overlaps neither operand.
+    unsafe {
+        gemm::gemm(
+            dst.rows,
+            dst.cols,
+            a.cols,
+            dst.data.as_mut_ptr(),
+            1,
+            dst.row_stride as isize,
+            store == Store::Add,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            scale,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// `dst = a b` (or `+=`) for a dense row-major `dst` with `b.cols` columns, its rows cut into tasks.
+pub fn parallel_matmul(dst: &mut [f32], a: Mat, b: Mat, store: Store) {
+    let (rows, cols) = (a.rows, b.cols);
+    let chunk = rows_per_task(rows);
+    let tasks = dst[..rows * cols].chunks_mut((chunk * cols).max(1)).enumerate().collect();
+    pool::run(tasks, |(task, dst): (usize, &mut [f32])| {
+        let count = dst.len() / cols;
+        let part = Mat { data: &a.data[task * chunk * a.row_stride..], rows: count, ..a };
+        matmul(MatMut::new(dst, count, cols), part, b, store);
+    });
+}
+
+/// `grad_OI += dy_NO^T x_NI`: the gradient of a weight of shape (O, I) in `y = x W^T`, its rows cut into tasks.
+pub fn add_weight_gradient(grad_OI: &mut [f32], dy_NO: Mat, x_NI: Mat) {
+    parallel_matmul(grad_OI, dy_NO.t(), x_NI, Store::Add);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, seed: u64) -> Vec<f32> {
+        let stream = crate::random::Stream::new(seed, "matmul test", &[]);
+        (0..count as u64).map(|i| stream.normal(i) as f32).collect()
+    }
+
+    #[test]
+    fn products_of_all_layouts_match_the_definition() {
+        let (m, k, n) = (70, 33, 19);
+        let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+        let exact = |i: usize, j: usize| (0..k).map(|l| f64::from(a[i * k + l]) * f64::from(b[l * n + j])).sum::<f64>();
+        let a_t: Vec<f32> = (0..k * m).map(|i| a[i % m * k + i / m]).collect();
+        let b_t: Vec<f32> = (0..n * k).map(|i| b[i % k * n + i / k]).collect();
+        for (a, b) in [
+            (Mat::new(&a, m, k), Mat::new(&b, k, n)),
+            (Mat::new(&a_t, k, m).t(), Mat::new(&b, k, n)),
+            (Mat::new(&a, m, k), Mat::new(&b_t, n, k).t()),
+        ] {
+            let mut dst = vec![1.0; m * n];
+            parallel_matmul(&mut dst, a, b, Store::Add);
+            for (index, &value) in dst.iter().enumerate() {
+                assert!((f64::from(value) - 1.0 - exact(index / n, index % n)).abs() < 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "do not fit")]
+    fn a_view_beyond_its_slice_is_refused() {
+        Mat::new(&[0.0; 5], 2, 3);
+    }
+}

@@ -1,0 +1,26 @@
+//! Kernels: fast CPU forward and backward passes on plain slices, and what they run on.
+//!
+//! Every kernel cuts its work by the problem's shape alone and adds partial sums in a fixed order, so that the result
+//! has the same bits with any number of threads. The sub-layers in [`crate::model`] compose kernels into candle
+//! operations; each sub-layer has a twin in plain candle there, against which kernels are tested.
+//!
+//! - [`pool`]: the one thread pool. - [`simd`]: vector code for the instructions this CPU has.
+//! - [`buffer`]: recycled memory. - [`matmul`]: matrix views and products.
+//! - [`norm`], [`rope`], [`attention`], [`swiglu`], [`cross_entropy`], [`dropout`]: the mathematics.
+
+pub mod attention;
+pub mod buffer;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod matmul;
+pub mod norm;
+pub mod pool;
+pub mod rope;
+pub mod simd;
+pub mod swiglu;
+
+/// How many of `rows` one task takes: enough tasks for 16 threads where there are rows enough, few enough that a
+/// matrix product inside a task is worth starting.
+pub fn rows_per_task(rows: usize) -> usize {
+    rows.div_ceil(32).next_multiple_of(8).clamp(64, 256)
+}

@@ -1,0 +1,218 @@
+//! The one thread pool. A job is a list of tasks; the calling thread works too. Workers spin for a moment between
+//! jobs, because the next one usually follows within microseconds, and then sleep.
+//!
+//! Which thread runs a task is left to chance, and nothing may depend on it: tasks own disjoint outputs.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// Turns of the spin loop before a worker sleeps: some tens of microseconds.
+const SPINS: usize = 20_000;
+
+struct Pool {
+    /// One job at a time; a second caller runs its tasks itself.
+    busy: Mutex<()>,
+    state: Mutex<State>,
+    wake: Condvar,
+    /// Counts published jobs; what spinning workers watch.
+    published: AtomicUsize,
+    /// Workers that sleep on `wake`.
+    asleep: AtomicUsize,
+    /// Workers inside the current job.
+    inside: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    workers: usize,
+    limit: usize,
+    job: Option<Job>,
+}
+
+/// A job as the workers see it: a counter of tasks and a body to call with each number.
+#[derive(Clone, Copy)]
+struct Job {
+    number: usize,
+    shared: *const Shared<'static>,
+}
+
+// SAFETY: `Job` is sent to workers only while the `Shared` it points to is alive: `run_numbered` does not return
+// before every worker that took a copy has left the job.
+unsafe impl Send for Job {}
+
+struct Shared<'a> {
+    next: AtomicUsize,
+    count: usize,
+    body: &'a (dyn Fn(usize) + Sync),
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+thread_local! {
+    /// Set while this thread runs a task: a job started from within a task runs on this thread alone.
+    static IN_TASK: Cell<bool> = const { Cell::new(false) };
+}
+
+fn pool() -> &'static Pool {
+    static POOL: OnceLock<Pool> = OnceLock::new();
+    POOL.get_or_init(|| Pool {
+        busy: Mutex::new(()),
+        state: Mutex::new(State { limit: available_threads(), ..State::default() }),
+        wake: Condvar::new(),
+        published: AtomicUsize::new(0),
+        asleep: AtomicUsize::new(0),
+        inside: AtomicUsize::new(0),
+    })
+}
+
+/// The machine's threads as this process may use them.
+pub fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Uses `threads` threads, the calling one included, from now on (at least one).
+pub fn set_threads(threads: usize) {
+    lock(&pool().state).limit = threads.max(1);
+}
+
+/// The number of threads in use, the calling one included.
+pub fn threads() -> usize {
+    lock(&pool().state).limit
+}
+
+/// Calls `body` with every task, on all threads. Tasks start in the order of the list: put the largest first.
+pub fn run<T: Send>(tasks: Vec<T>, body: impl Fn(T) + Sync) {
+    let slots: Vec<Mutex<Option<T>>> = tasks.into_iter().map(|task| Mutex::new(Some(task))).collect();
+    run_numbered(slots.len(), &|number| {
+        if let Some(task) = lock(&slots[number]).take() {
+            body(task);
+        }
+    });
+}
+
+/// Calls `body` with every number below `count`, on all threads.
+pub fn run_numbered(count: usize, body: &(dyn Fn(usize) + Sync)) {
+    let pool = pool();
+    let alone = count <= 1 || IN_TASK.get();
+    let Some(_busy) = (if alone { None } else { pool.busy.try_lock().ok() }) else {
+        return (0..count).for_each(body);
+    };
+    let shared = Shared { next: AtomicUsize::new(0), count, body, panic: Mutex::new(None) };
+    // SAFETY: only the lifetime is erased; see `Job`.
+    let erased: *const Shared<'static> = (&raw const shared).cast();
+    publish(pool, erased);
+    work(&shared);
+    lock(&pool.state).job = None;
+    while pool.inside.load(Ordering::Acquire) > 0 {
+        std::hint::spin_loop();
+    }
+    if let Some(payload) = lock(&shared.panic).take() {
+        resume_unwind(payload);
+    }
+}
+
+fn publish(pool: &'static Pool, shared: *const Shared<'static>) {
+    let mut state = lock(&pool.state);
+    while state.workers + 1 < state.limit {
+        let seat = state.workers;
+        let spawned = std::thread::Builder::new().name(format!("worker-{seat}")).spawn(move || worker(pool, seat));
+        if spawned.is_err() {
+            state.limit = state.workers + 1;
+            break;
+        }
+        state.workers += 1;
+    }
+    if state.limit == 1 {
+        return;
+    }
+    let number = pool.published.load(Ordering::Relaxed) + 1;
+    state.job = Some(Job { number, shared });
+    pool.published.store(number, Ordering::Release);
+    drop(state);
+    if pool.asleep.load(Ordering::SeqCst) > 0 {
+        pool.wake.notify_all();
+    }
+}
+
+/// Takes tasks until none is left.
+fn work(shared: &Shared) {
+    IN_TASK.set(true);
+    loop {
+        let number = shared.next.fetch_add(1, Ordering::Relaxed);
+        if number >= shared.count {
+            break;
+        }
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| (shared.body)(number))) {
+            lock(&shared.panic).get_or_insert(payload);
+        }
+    }
+    IN_TASK.set(false);
+}
+
+fn worker(pool: &'static Pool, seat: usize) {
+    let mut done = 0;
+    loop {
+        for _ in 0..SPINS {
+            if pool.published.load(Ordering::Acquire) != done {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        let mut state = lock(&pool.state);
+        while pool.published.load(Ordering::Acquire) == done {
+            pool.asleep.fetch_add(1, Ordering::SeqCst);
+            state = pool.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            pool.asleep.fetch_sub(1, Ordering::SeqCst);
+        }
+        done = pool.published.load(Ordering::Acquire);
+        let job = state.job.filter(|job| job.number == done && seat + 1 < state.limit);
+        if let Some(job) = job {
+            pool.inside.fetch_add(1, Ordering::AcqRel);
+            drop(state);
+            // SAFETY: the job was open under the lock when `inside` was raised, so the caller waits for us.
+            work(unsafe { &*job.shared });
+            pool.inside.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// Locks, also after a panic elsewhere: the pool keeps its own state consistent.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once_whatever_the_number_of_threads() {
+        for threads in [1, 2, 4] {
+            set_threads(threads);
+            for count in [0, 1, 2, 1000] {
+                let mut hits = vec![0u32; count];
+                run(hits.iter_mut().collect(), |hit| *hit += 1);
+                assert!(hits.iter().all(|&hit| hit == 1));
+            }
+        }
+        set_threads(available_threads());
+    }
+
+    #[test]
+    fn a_job_started_from_a_task_completes() {
+        let total = AtomicUsize::new(0);
+        run_numbered(4, &|_| run_numbered(4, &|_| _ = total.fetch_add(1, Ordering::Relaxed)));
+        assert_eq!(total.into_inner(), 16);
+    }
+
+    #[test]
+    fn a_panic_in_a_task_reaches_the_caller_and_leaves_the_pool_usable() {
+        let outcome = catch_unwind(|| run_numbered(8, &|number| assert_ne!(number, 3)));
+        assert!(outcome.is_err());
+        let total = AtomicUsize::new(0);
+        run_numbered(8, &|_| _ = total.fetch_add(1, Ordering::Relaxed));
+        assert_eq!(total.into_inner(), 8);
+    }
+}

@@ -1,0 +1,85 @@
+//! Rotary position embedding (Su et al. 2021) in the half-split layout of Hugging Face models: channel i of a head
+//! turns with channel i + C/2 by the angle position * theta^(-2i/C).
+
+use super::simd;
+
+/// cos and sin of every position's angles.
+#[derive(Clone, Debug)]
+pub struct RotaryTable {
+    half: usize,
+    /// Per position: C/2 cosines, then C/2 sines.
+    cos_sin: Vec<f32>,
+}
+
+impl RotaryTable {
+    /// The angles of positions `0..positions` for heads of `head_dim` channels (an even number).
+    pub fn new(positions: usize, head_dim: usize, theta: f64) -> Self {
+        let half = head_dim / 2;
+        let mut cos_sin = Vec::with_capacity(positions * head_dim);
+        for position in 0..positions {
+            let angle = |i: usize| position as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64);
+            cos_sin.extend((0..half).map(|i| angle(i).cos() as f32));
+            cos_sin.extend((0..half).map(|i| angle(i).sin() as f32));
+        }
+        Self { half, cos_sin }
+    }
+
+    #[inline(always)]
+    fn angles(&self, position: usize) -> (&[f32], &[f32]) {
+        self.cos_sin[position * 2 * self.half..][..2 * self.half].split_at(self.half)
+    }
+
+    /// Turns one head's channels to `position`.
+    #[inline(always)]
+    pub fn rotate(&self, head_C: &mut [f32], position: usize) {
+        let (cos, sin) = self.angles(position);
+        let (first, second) = head_C.split_at_mut(self.half);
+        for i in 0..self.half {
+            let (a, b) = (first[i], second[i]);
+            first[i] = a * cos[i] - b * sin[i];
+            second[i] = b * cos[i] + a * sin[i];
+        }
+    }
+
+    /// Turns one head's channels back: the inverse of [`Self::rotate`] and, as rotations go, its backward pass.
+    #[inline(always)]
+    pub fn rotate_back(&self, head_C: &mut [f32], position: usize) {
+        let (cos, sin) = self.angles(position);
+        let (first, second) = head_C.split_at_mut(self.half);
+        for i in 0..self.half {
+            let (a, b) = (first[i], second[i]);
+            first[i] = a * cos[i] + b * sin[i];
+            second[i] = b * cos[i] - a * sin[i];
+        }
+    }
+
+    /// Turns `heads` neighbouring heads of a row.
+    pub fn rotate_heads(&self, heads: &mut [f32], position: usize) {
+        simd::vectorized(|| {
+            for head_C in heads.chunks_exact_mut(2 * self.half) {
+                self.rotate(head_C, position);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turning_back_undoes_a_turn_and_scores_depend_on_distance_alone() {
+        let table = RotaryTable::new(32, 8, 10_000.0);
+        let (q, k) = ([1.0, 2.0, -1.0, 0.5, 0.3, -0.7, 0.9, 1.1], [0.2, -1.0, 0.4, 0.8, 1.5, 0.1, -0.6, 0.7]);
+        let turned = |head: [f32; 8], position| {
+            let mut head = head;
+            table.rotate(&mut head, position);
+            head
+        };
+        let mut back = turned(q, 17);
+        table.rotate_back(&mut back, 17);
+        assert!(back.iter().zip(q).all(|(a, b)| (a - b).abs() < 1e-6));
+        let score = |i, j| simd::dot(&turned(q, i), &turned(k, j));
+        assert!((score(9, 4) - score(30, 25)).abs() < 1e-5);
+    }
+}
