@@ -35,6 +35,7 @@
 // Shape suffixes are capital letters: `x_ND` says more than `x_nd`.
 #![allow(non_snake_case)]
 
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod model;

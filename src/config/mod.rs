@@ -1,5 +1,5 @@
 //! The configuration file: what each section holds. `defaults.toml` is the one place where defaults and their
-//! explanations live; a user's file is laid over it ([`load`]), then checked as a whole ([`validate`]).
+//! explanations live; a user's file is laid over it ([`load()`]), then checked as a whole ([`validate()`]).
 
 mod load;
 mod validate;
@@ -74,13 +74,15 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Replaces the zeros that stand for "derived from another key" by what they derive to.
+    /// Replaces the zeros that stand for "derived from another key" by what they derive to. `head_dim` stays 0 where
+    /// the heads do not divide `hidden_size`, which [`validate()`] refuses.
     pub fn resolve(&mut self) {
         if self.num_key_value_heads == 0 {
             self.num_key_value_heads = self.num_attention_heads;
         }
-        if self.head_dim == 0 && self.num_attention_heads > 0 {
-            self.head_dim = self.hidden_size / self.num_attention_heads;
+        let (width, heads) = (self.hidden_size, self.num_attention_heads);
+        if self.head_dim == 0 && heads > 0 && width % heads == 0 {
+            self.head_dim = width / heads;
         }
     }
 
@@ -159,4 +161,111 @@ pub struct TrainConfig {
     pub early_stopping_patience: usize,
     pub sample_prompt: String,
     pub sample_tokens: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use toml::Table;
+
+    /// The files in configs/ by name, each with its text and what it resolves to.
+    fn shipped() -> BTreeMap<String, (String, Config)> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+        let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        paths
+            .map(|path| {
+                let config = load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+                let text = std::fs::read_to_string(&path).unwrap();
+                (path.file_stem().unwrap().to_str().unwrap().to_string(), (text, config))
+            })
+            .collect()
+    }
+
+    /// The keys, as `section.key`, in which two configurations differ.
+    fn differences(a: &Config, b: &Config) -> Vec<String> {
+        let (a, b) = (Table::try_from(a).unwrap(), Table::try_from(b).unwrap());
+        let keys = a.iter().flat_map(|(section, keys)| keys.as_table().unwrap().keys().map(move |key| (section, key)));
+        keys.filter(|(section, key)| a[*section][*key] != b[*section][*key])
+            .map(|(section, key)| format!("{section}.{key}"))
+            .collect()
+    }
+
+    /// How wide the feed-forward part is that a token passes.
+    fn active_width(model: &ModelConfig) -> usize {
+        match model.num_experts {
+            0 => model.intermediate_size,
+            _ => (model.num_experts_per_tok + model.n_shared_experts) * model.moe_intermediate_size,
+        }
+    }
+
+    /// The keys of a TOML text that have no comment beside or right above them.
+    fn uncommented(text: &str) -> Vec<&str> {
+        let lines: Vec<_> = text.lines().collect();
+        let has_key = |line: &str| !line.starts_with(['#', '[']) && line.contains('=');
+        lines
+            .windows(2)
+            .filter(|pair| has_key(pair[1]) && !pair[0].starts_with('#') && !pair[1].contains(" # "))
+            .map(|pair| pair[1])
+            .collect()
+    }
+
+    #[test]
+    fn every_default_has_its_comment_right_above_it() {
+        assert_eq!(uncommented(DEFAULTS), Vec::<&str>::new());
+        assert!(!DEFAULTS.contains(" # "), "above, not beside");
+    }
+
+    #[test]
+    fn every_value_in_the_shipped_files_carries_its_reason() {
+        for (name, (text, _)) in shipped() {
+            let header = text.lines().take_while(|line| line.starts_with('#')).count();
+            assert!((2..=5).contains(&header), "{name}: a header of {header} lines");
+            assert_eq!(uncommented(&text), Vec::<&str>::new(), "{name}");
+        }
+    }
+
+    #[test]
+    fn variants_differ_from_the_quickstart_in_what_they_teach_and_in_nothing_else() {
+        let files = shipped();
+        let quickstart = &files["quickstart"].1;
+        let taught: BTreeMap<&str, &[&str]> = BTreeMap::from([
+            ("quickstart", [].as_slice()),
+            ("dense", &["model.num_experts"]),
+            ("switch-top1", &["model.moe_intermediate_size", "model.num_experts_per_tok", "router.norm_topk_prob"]),
+            ("top2", &["router.norm_topk_prob"]),
+            ("fine-grained", &["model.moe_intermediate_size", "model.num_experts", "model.num_experts_per_tok"]),
+            (
+                "shared-expert",
+                &[
+                    "model.moe_intermediate_size",
+                    "model.n_shared_experts",
+                    "model.num_experts",
+                    "model.num_experts_per_tok",
+                ],
+            ),
+            ("noisy-top2", &["router.noisy_gate"]),
+            ("bias-balanced", &["router.balance", "router.scoring_func"]),
+        ]);
+        for (name, keys) in &taught {
+            let config = &files[*name].1;
+            assert_eq!(differences(quickstart, config), *keys, "{name}");
+            assert_eq!(active_width(&config.model), active_width(&quickstart.model), "{name}");
+        }
+        let untaught: Vec<_> = files.keys().filter(|name| !taught.contains_key(name.as_str())).collect();
+        assert_eq!(untaught, ["tinyshakespeare-char"]);
+    }
+
+    #[test]
+    fn equal_totals_are_equal_where_the_comments_say_so() {
+        let files = shipped();
+        let total = |name: &str| {
+            let model = &files[name].1.model;
+            (model.num_experts + model.n_shared_experts) * model.moe_intermediate_size
+        };
+        assert_eq!(total("fine-grained"), total("quickstart"));
+        assert_eq!(total("shared-expert"), total("fine-grained"));
+        assert_eq!(total("switch-top1"), 2 * total("top2"));
+    }
 }

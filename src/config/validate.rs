@@ -1,8 +1,511 @@
-//! Refuses combinations that cannot work.
+//! Refuses combinations that cannot work, before any work is done. Each line below is one rule: when it is broken, and
+//! a message that names the keys and what to try.
 
-use super::Config;
+use super::{Balance, Config, DataConfig, ModelConfig, OptimizerConfig, RouterConfig, ScoringFunc};
+use super::{TokenizerConfig, TokenizerKind, TrainConfig};
+use crate::error::Failure;
 
-/// placeholder
-pub fn validate(_config: &Config) -> anyhow::Result<()> {
-    Ok(())
+/// Refuses a resolved configuration that cannot work.
+///
+/// # Errors
+/// [`Failure::Usage`] with all the violations, one a line.
+pub fn validate(config: &Config) -> anyhow::Result<()> {
+    match violations(config) {
+        problems if problems.is_empty() => Ok(()),
+        problems => Err(Failure::Usage(problems.join("\n")).into()),
+    }
+}
+
+/// Everything that is wrong with a resolved configuration, in the order of its sections.
+pub(super) fn violations(config: &Config) -> Vec<String> {
+    let mut rules = Rules::default();
+    data(&mut rules, &config.data);
+    tokenizer(&mut rules, &config.tokenizer);
+    model(&mut rules, &config.model);
+    experts(&mut rules, &config.model);
+    router(&mut rules, &config.router, &config.model);
+    optimizer(&mut rules, &config.optimizer, config.train.max_steps);
+    train(&mut rules, &config.train);
+    sizes(&mut rules, config);
+    rules.broken
+}
+
+#[derive(Default)]
+struct Rules {
+    broken: Vec<String>,
+}
+
+impl Rules {
+    fn refuse(&mut self, broken: bool, message: String) {
+        if broken {
+            self.broken.push(message);
+        }
+    }
+
+    fn at_least_1(&mut self, key: &str, value: usize) {
+        self.refuse(value == 0, format!("{key} = 0 leaves nothing to do; it must be 1 or more"));
+    }
+
+    fn positive(&mut self, key: &str, value: f64) {
+        let fits = value > 0.0 && value.is_finite();
+        self.refuse(!fits, format!("{key} = {value} must be a finite number above 0"));
+    }
+
+    fn not_negative(&mut self, key: &str, value: f64) {
+        let fits = value >= 0.0 && value.is_finite();
+        self.refuse(!fits, format!("{key} = {value} must be a finite number of 0 or more"));
+    }
+
+    /// `range` says in words what `fits` checks.
+    fn within(&mut self, key: &str, value: f64, fits: bool, range: &str) {
+        self.refuse(!fits, format!("{key} = {value} must be {range}"));
+    }
+}
+
+fn data(rules: &mut Rules, data: &DataConfig) {
+    rules.refuse(
+        data.sources.is_empty(),
+        "data.sources is empty: name the text to train on, for example sources = [\"data\"]".into(),
+    );
+    rules.refuse(
+        data.sources.iter().any(|source| source.is_empty()),
+        "data.sources holds an empty path; use \".\" for the current directory".into(),
+    );
+    let fraction = data.validation_fraction;
+    let fits = fraction > 0.0 && fraction <= 0.5;
+    rules.within("data.validation_fraction", fraction, fits, "above 0 and at most 0.5, for example 0.1");
+}
+
+fn tokenizer(rules: &mut Rules, t: &TokenizerConfig) {
+    let kind = match t.kind {
+        TokenizerKind::Bpe => "bpe",
+        TokenizerKind::Bytes => "bytes",
+        TokenizerKind::Chars => "chars",
+        TokenizerKind::File => "file",
+    };
+    let is_file = t.kind == TokenizerKind::File;
+    rules.refuse(
+        is_file && t.path.is_empty(),
+        "tokenizer.kind = \"file\" without tokenizer.path; set path to a tokenizer.json".into(),
+    );
+    rules.refuse(
+        !is_file && !t.path.is_empty(),
+        format!("tokenizer.path = {:?} is not read by tokenizer.kind = {kind:?}; set kind = \"file\"", t.path),
+    );
+    let (is_bpe, size) = (t.kind == TokenizerKind::Bpe, t.vocab_size);
+    rules.refuse(
+        !is_bpe && size > 0,
+        format!("tokenizer.vocab_size = {size} has no meaning with tokenizer.kind = {kind:?}, which fixes it; use 0"),
+    );
+    rules.refuse(
+        is_bpe && (1..257).contains(&size),
+        format!("tokenizer.vocab_size = {size} cannot hold the 256 bytes and a special token; use 257 or more, or 0"),
+    );
+}
+
+fn model(rules: &mut Rules, m: &ModelConfig) {
+    rules.at_least_1("model.hidden_size", m.hidden_size);
+    rules.at_least_1("model.num_hidden_layers", m.num_hidden_layers);
+    rules.at_least_1("model.num_attention_heads", m.num_attention_heads);
+    rules.at_least_1("model.max_position_embeddings", m.max_position_embeddings);
+
+    let (width, heads, kv_heads) = (m.hidden_size, m.num_attention_heads, m.num_key_value_heads);
+    rules.refuse(
+        kv_heads > 0 && heads % kv_heads != 0,
+        format!(
+            "model.num_attention_heads = {heads} cannot be shared out evenly over model.num_key_value_heads = \
+             {kv_heads}; use a divisor of {heads}, or 0 for as many"
+        ),
+    );
+    rules.refuse(
+        width > 0 && heads > 0 && m.head_dim == 0,
+        format!(
+            "model.hidden_size = {width} is not a multiple of model.num_attention_heads = {heads}; change one of \
+             them, or set model.head_dim"
+        ),
+    );
+    rules.refuse(
+        m.head_dim % 2 == 1,
+        format!(
+            "model.head_dim = {} is odd, but RoPE rotates pairs of channels; make it even (when it is not set it is \
+             model.hidden_size = {width} / model.num_attention_heads = {heads})",
+            m.head_dim
+        ),
+    );
+    rules.positive("model.rope_theta", m.rope_theta);
+    rules.positive("model.rms_norm_eps", m.rms_norm_eps);
+    rules.positive("model.initializer_range", m.initializer_range);
+    let fits = (0.0..1.0).contains(&m.hidden_dropout);
+    rules.within("model.hidden_dropout", m.hidden_dropout, fits, "at least 0 and below 1; 0 is none");
+}
+
+fn experts(rules: &mut Rules, m: &ModelConfig) {
+    let (experts, chosen) = (m.num_experts, m.num_experts_per_tok);
+    let (layers, dense_layers) = (m.num_hidden_layers, m.first_k_dense_replace);
+    rules.refuse(
+        experts > 0 && chosen > experts,
+        format!(
+            "model.num_experts_per_tok = {chosen} is more than model.num_experts = {experts}; choose at most \
+             {experts}, or add experts"
+        ),
+    );
+    rules.refuse(
+        experts > 0 && chosen == 0,
+        format!(
+            "model.num_experts_per_tok = 0 leaves the model.num_experts = {experts} without tokens; choose 1 or \
+             more, or set num_experts = 0 for a dense model"
+        ),
+    );
+    rules.refuse(
+        experts > 0 && m.moe_intermediate_size == 0,
+        format!("model.moe_intermediate_size = 0 with model.num_experts = {experts}; give the experts a width"),
+    );
+    rules.refuse(
+        (experts == 0 || dense_layers > 0) && m.intermediate_size == 0,
+        format!(
+            "model.intermediate_size = 0, but layers are dense with model.num_experts = {experts} and \
+             model.first_k_dense_replace = {dense_layers}; give them a width"
+        ),
+    );
+    rules.refuse(
+        dense_layers > layers,
+        format!(
+            "model.first_k_dense_replace = {dense_layers} is more than model.num_hidden_layers = {layers}; use at \
+             most {layers}"
+        ),
+    );
+    rules.refuse(
+        m.n_shared_experts > 0 && experts == 0,
+        format!(
+            "model.n_shared_experts = {} with model.num_experts = 0, a dense model; set n_shared_experts = 0, or add \
+             experts",
+            m.n_shared_experts
+        ),
+    );
+    rules.refuse(
+        m.shared_expert_gate && m.n_shared_experts == 0,
+        "model.shared_expert_gate = true with model.n_shared_experts = 0 has nothing to gate; set \
+         n_shared_experts = 1, or drop the gate"
+            .into(),
+    );
+}
+
+fn router(rules: &mut Rules, r: &RouterConfig, m: &ModelConfig) {
+    let is_sigmoid = r.scoring_func == ScoringFunc::Sigmoid;
+    rules.refuse(
+        m.num_experts > 0 && m.num_experts_per_tok == 1 && r.norm_topk_prob,
+        "router.norm_topk_prob = true with model.num_experts_per_tok = 1 makes every gate exactly 1, so the router \
+         would get no gradient; set norm_topk_prob = false"
+            .into(),
+    );
+    rules.refuse(
+        r.noisy_gate && is_sigmoid,
+        "router.noisy_gate = true needs router.scoring_func = \"softmax\"; change one of them".into(),
+    );
+    rules.refuse(
+        r.balance == Balance::Bias && !is_sigmoid,
+        "router.balance = \"bias\" needs router.scoring_func = \"sigmoid\", whose scores do not compete with each \
+         other; change one of them"
+            .into(),
+    );
+    rules.positive("router.routed_scaling_factor", r.routed_scaling_factor);
+    rules.not_negative("router.router_aux_loss_coef", r.router_aux_loss_coef);
+    rules.not_negative("router.router_z_loss_coef", r.router_z_loss_coef);
+    rules.not_negative("router.bias_update_rate", r.bias_update_rate);
+    rules.not_negative("router.capacity_factor", r.capacity_factor);
+}
+
+fn optimizer(rules: &mut Rules, o: &OptimizerConfig, max_steps: usize) {
+    rules.positive("optimizer.learning_rate", o.learning_rate);
+    let fits = (0.0..=1.0).contains(&o.min_lr_ratio);
+    rules.within("optimizer.min_lr_ratio", o.min_lr_ratio, fits, "from 0 to 1, a fraction of learning_rate");
+    rules.refuse(
+        o.warmup_steps > max_steps,
+        format!(
+            "optimizer.warmup_steps = {} is more than train.max_steps = {max_steps}, so the learning rate would never \
+             reach its peak; use about a tenth of max_steps",
+            o.warmup_steps
+        ),
+    );
+    let fits = o.decay_fraction > 0.0 && o.decay_fraction <= 1.0;
+    rules.within("optimizer.decay_fraction", o.decay_fraction, fits, "above 0 and at most 1, a fraction of the run");
+    for (key, beta) in [("optimizer.beta1", o.beta1), ("optimizer.beta2", o.beta2)] {
+        rules.within(key, beta, (0.0..1.0).contains(&beta), "at least 0 and below 1");
+    }
+    rules.positive("optimizer.epsilon", o.epsilon);
+    rules.not_negative("optimizer.weight_decay", o.weight_decay);
+    rules.not_negative("optimizer.max_grad_norm", o.max_grad_norm);
+    rules.not_negative("optimizer.router_lr_multiplier", o.router_lr_multiplier);
+}
+
+fn train(rules: &mut Rules, t: &TrainConfig) {
+    rules.at_least_1("train.batch_size", t.batch_size);
+    rules.at_least_1("train.gradient_accumulation_steps", t.gradient_accumulation_steps);
+    rules.at_least_1("train.max_steps", t.max_steps);
+    rules.at_least_1("train.log_interval", t.log_interval);
+    rules.at_least_1("train.eval_interval", t.eval_interval);
+    rules.at_least_1("train.checkpoint_interval", t.checkpoint_interval);
+    rules.refuse(
+        t.keep_checkpoints == 0,
+        "train.keep_checkpoints = 0 leaves nothing to resume from; keep 1 or more".into(),
+    );
+}
+
+/// The most parameters that this program trains: with gradients and AdamW's two moments, 64 GB in f32.
+const MAX_PARAMETERS: f64 = 4e9;
+/// The most tokens in a micro-batch: their activations alone are gigabytes.
+const MAX_BATCH_TOKENS: f64 = (1u64 << 24) as f64;
+/// The most tokens in a run: every count of them stays exact in JSON.
+const MAX_RUN_TOKENS: f64 = (1u64 << 53) as f64;
+
+/// Sizes that only a typing error asks for. Products are taken in floating point, which cannot overflow here; within
+/// these limits the same products fit in integers everywhere else.
+fn sizes(rules: &mut Rules, config: &Config) {
+    let (m, t) = (&config.model, &config.train);
+    let parameters = estimated_parameters(m, config.tokenizer.vocab_size);
+    rules.refuse(
+        parameters > MAX_PARAMETERS,
+        format!(
+            "[model] asks for about {:.1} billion parameters ({:.0} GiB in f32), more than {:.0} billion; make \
+             model.hidden_size, model.num_hidden_layers, model.num_experts or the widths smaller",
+            parameters / 1e9,
+            parameters * 4.0 / (1u64 << 30) as f64,
+            MAX_PARAMETERS / 1e9
+        ),
+    );
+    let batch_tokens = t.batch_size as f64 * m.max_position_embeddings as f64;
+    rules.refuse(
+        batch_tokens > MAX_BATCH_TOKENS,
+        format!(
+            "train.batch_size = {} times model.max_position_embeddings = {} is {batch_tokens} tokens at once, more \
+             than {MAX_BATCH_TOKENS}; use a smaller batch and train.gradient_accumulation_steps",
+            t.batch_size, m.max_position_embeddings
+        ),
+    );
+    let run_tokens = batch_tokens * t.gradient_accumulation_steps as f64 * t.max_steps as f64;
+    rules.refuse(
+        run_tokens > MAX_RUN_TOKENS,
+        format!(
+            "train.max_steps = {} with train.gradient_accumulation_steps = {} would take {run_tokens:.1e} tokens; \
+             use fewer steps",
+            t.max_steps, t.gradient_accumulation_steps
+        ),
+    );
+}
+
+/// About how many parameters the model has; norms are left out, and a vocabulary that is not known yet counts as
+/// 4,096, the largest that is chosen automatically.
+fn estimated_parameters(m: &ModelConfig, vocab_size: usize) -> f64 {
+    let width = m.hidden_size as f64;
+    let swiglu = |hidden: usize| 3.0 * width * hidden as f64;
+    let vocabulary = if vocab_size == 0 { 4096.0 } else { vocab_size as f64 };
+    let embeddings = if m.tie_word_embeddings { 1.0 } else { 2.0 };
+    let heads = m.num_attention_heads as f64 + m.num_key_value_heads as f64;
+    let attention = 2.0 * width * m.head_dim as f64 * heads;
+    let moe = (m.num_experts as f64 + m.n_shared_experts as f64) * swiglu(m.moe_intermediate_size)
+        + width * m.num_experts as f64;
+    let dense_layers = if m.num_experts == 0 { m.num_hidden_layers } else { m.first_k_dense_replace } as f64;
+    let moe_layers = m.num_hidden_layers as f64 - dense_layers;
+    vocabulary * width * embeddings
+        + m.num_hidden_layers as f64 * attention
+        + dense_layers * swiglu(m.intermediate_size)
+        + moe_layers * moe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DEFAULTS;
+    use crate::error::exit_code;
+
+    /// What is wrong with the defaults after `change`.
+    fn problems_after(change: impl FnOnce(&mut Config)) -> Vec<String> {
+        let mut config: Config = toml::from_str(DEFAULTS).unwrap();
+        config.data.sources = vec!["data".into()];
+        change(&mut config);
+        config.model.resolve();
+        violations(&config)
+    }
+
+    #[track_caller]
+    fn assert_refused(change: impl FnOnce(&mut Config), message: &str) {
+        assert_eq!(problems_after(change), [message]);
+    }
+
+    /// Every one of the messages begins with the key.
+    #[track_caller]
+    fn assert_names(key: &str, change: impl FnOnce(&mut Config)) {
+        let problems = problems_after(change);
+        assert!(problems.len() == 1 && problems[0].starts_with(&format!("{key} = ")), "{key}: {problems:?}");
+    }
+
+    #[test]
+    fn the_defaults_lack_nothing_but_a_source() {
+        assert_eq!(problems_after(|_| ()), Vec::<String>::new());
+        assert_refused(
+            |c| c.data.sources.clear(),
+            "data.sources is empty: name the text to train on, for example sources = [\"data\"]",
+        );
+    }
+
+    #[test]
+    fn choices_of_experts_that_cannot_be_made_are_refused() {
+        assert_refused(
+            |c| c.model.num_experts_per_tok = 9,
+            "model.num_experts_per_tok = 9 is more than model.num_experts = 8; choose at most 8, or add experts",
+        );
+        assert_refused(
+            |c| c.model.num_experts_per_tok = 0,
+            "model.num_experts_per_tok = 0 leaves the model.num_experts = 8 without tokens; choose 1 or more, or set \
+             num_experts = 0 for a dense model",
+        );
+        assert_refused(
+            |c| c.model.num_experts_per_tok = 1,
+            "router.norm_topk_prob = true with model.num_experts_per_tok = 1 makes every gate exactly 1, so the router \
+             would get no gradient; set norm_topk_prob = false",
+        );
+        assert_names("model.n_shared_experts", |c| (c.model.num_experts, c.model.n_shared_experts) = (0, 1));
+        assert_names("model.shared_expert_gate", |c| c.model.shared_expert_gate = true);
+        assert_names("model.first_k_dense_replace", |c| c.model.first_k_dense_replace = 5);
+        assert_names("model.moe_intermediate_size", |c| c.model.moe_intermediate_size = 0);
+        assert_names("model.intermediate_size", |c| (c.model.num_experts, c.model.intermediate_size) = (0, 0));
+    }
+
+    #[test]
+    fn a_dense_model_needs_no_expert_settings() {
+        let dense = |c: &mut Config| {
+            c.model.num_experts = 0;
+            c.model.num_experts_per_tok = 1;
+            c.model.moe_intermediate_size = 0;
+        };
+        assert_eq!(problems_after(dense), Vec::<String>::new());
+    }
+
+    #[test]
+    fn heads_that_do_not_fit_are_refused() {
+        assert_refused(
+            |c| c.model.num_key_value_heads = 3,
+            "model.num_attention_heads = 4 cannot be shared out evenly over model.num_key_value_heads = 3; use a \
+             divisor of 4, or 0 for as many",
+        );
+        assert_refused(
+            |c| c.model.hidden_size = 130,
+            "model.hidden_size = 130 is not a multiple of model.num_attention_heads = 4; change one of them, or set \
+             model.head_dim",
+        );
+        assert_names("model.head_dim", |c| c.model.hidden_size = 132);
+        assert_eq!(problems_after(|c| (c.model.hidden_size, c.model.head_dim) = (130, 32)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn routers_that_contradict_themselves_are_refused() {
+        assert_names("router.noisy_gate", |c| {
+            c.router.noisy_gate = true;
+            c.router.scoring_func = ScoringFunc::Sigmoid;
+        });
+        assert_refused(
+            |c| c.router.balance = Balance::Bias,
+            "router.balance = \"bias\" needs router.scoring_func = \"sigmoid\", whose scores do not compete with each \
+             other; change one of them",
+        );
+        assert_names("router.capacity_factor", |c| c.router.capacity_factor = -1.0);
+    }
+
+    #[test]
+    fn tokenizers_that_contradict_themselves_are_refused() {
+        assert_names("tokenizer.kind", |c| c.tokenizer.kind = TokenizerKind::File);
+        assert_names("tokenizer.path", |c| c.tokenizer.path = "tokenizer.json".into());
+        assert_names("tokenizer.vocab_size", |c| c.tokenizer.vocab_size = 256);
+        assert_refused(
+            |c| (c.tokenizer.kind, c.tokenizer.vocab_size) = (TokenizerKind::Bytes, 256),
+            "tokenizer.vocab_size = 256 has no meaning with tokenizer.kind = \"bytes\", which fixes it; use 0",
+        );
+    }
+
+    #[test]
+    fn zero_sizes_are_refused() {
+        assert_refused(|c| c.train.batch_size = 0, "train.batch_size = 0 leaves nothing to do; it must be 1 or more");
+        assert_names("model.hidden_size", |c| c.model.hidden_size = 0);
+        assert_names("model.num_hidden_layers", |c| c.model.num_hidden_layers = 0);
+        assert_names("model.num_attention_heads", |c| c.model.num_attention_heads = 0);
+        assert_names("model.max_position_embeddings", |c| c.model.max_position_embeddings = 0);
+        assert_names("train.gradient_accumulation_steps", |c| c.train.gradient_accumulation_steps = 0);
+        assert_names("train.max_steps", |c| (c.train.max_steps, c.optimizer.warmup_steps) = (0, 0));
+        assert_names("train.log_interval", |c| c.train.log_interval = 0);
+        assert_names("train.eval_interval", |c| c.train.eval_interval = 0);
+        assert_names("train.checkpoint_interval", |c| c.train.checkpoint_interval = 0);
+        assert_names("train.keep_checkpoints", |c| c.train.keep_checkpoints = 0);
+    }
+
+    #[test]
+    fn numbers_outside_their_range_are_refused_and_so_is_nan() {
+        type Key = (&'static str, fn(&mut Config) -> &mut f64, &'static [f64]);
+        let keys: &[Key] = &[
+            ("data.validation_fraction", |c| &mut c.data.validation_fraction, &[0.0, 0.51]),
+            ("model.rope_theta", |c| &mut c.model.rope_theta, &[0.0]),
+            ("model.rms_norm_eps", |c| &mut c.model.rms_norm_eps, &[0.0]),
+            ("model.initializer_range", |c| &mut c.model.initializer_range, &[0.0]),
+            ("model.hidden_dropout", |c| &mut c.model.hidden_dropout, &[-0.1, 1.0]),
+            ("router.routed_scaling_factor", |c| &mut c.router.routed_scaling_factor, &[0.0]),
+            ("router.router_aux_loss_coef", |c| &mut c.router.router_aux_loss_coef, &[-0.1]),
+            ("router.router_z_loss_coef", |c| &mut c.router.router_z_loss_coef, &[-0.1]),
+            ("router.bias_update_rate", |c| &mut c.router.bias_update_rate, &[-0.1]),
+            ("router.capacity_factor", |c| &mut c.router.capacity_factor, &[-0.1]),
+            ("optimizer.learning_rate", |c| &mut c.optimizer.learning_rate, &[0.0, -0.1]),
+            ("optimizer.min_lr_ratio", |c| &mut c.optimizer.min_lr_ratio, &[-0.1, 1.1]),
+            ("optimizer.decay_fraction", |c| &mut c.optimizer.decay_fraction, &[0.0, 1.1]),
+            ("optimizer.beta1", |c| &mut c.optimizer.beta1, &[-0.1, 1.0]),
+            ("optimizer.beta2", |c| &mut c.optimizer.beta2, &[-0.1, 1.0]),
+            ("optimizer.epsilon", |c| &mut c.optimizer.epsilon, &[0.0]),
+            ("optimizer.weight_decay", |c| &mut c.optimizer.weight_decay, &[-0.1]),
+            ("optimizer.max_grad_norm", |c| &mut c.optimizer.max_grad_norm, &[-0.1]),
+            ("optimizer.router_lr_multiplier", |c| &mut c.optimizer.router_lr_multiplier, &[-0.1]),
+        ];
+        for (key, field, wrong) in keys {
+            for &value in wrong.iter().chain(&[f64::NAN, f64::INFINITY]) {
+                assert_names(key, |c| *field(c) = value);
+            }
+        }
+    }
+
+    #[test]
+    fn a_warmup_longer_than_the_run_is_refused() {
+        assert_refused(
+            |c| c.train.max_steps = 40,
+            "optimizer.warmup_steps = 50 is more than train.max_steps = 40, so the learning rate would never reach its \
+             peak; use about a tenth of max_steps",
+        );
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused_with_what_they_come_to() {
+        assert_refused(
+            |c| (c.model.hidden_size, c.model.num_experts) = (4096, 1024),
+            "[model] asks for about 9.2 billion parameters (34 GiB in f32), more than 4 billion; make \
+             model.hidden_size, model.num_hidden_layers, model.num_experts or the widths smaller",
+        );
+        let problems = problems_after(|c| {
+            c.model.hidden_size = usize::MAX / 8 * 8;
+            c.model.num_experts = usize::MAX;
+            c.model.num_hidden_layers = usize::MAX;
+        });
+        assert!(problems.len() == 1 && problems[0].starts_with("[model] asks for"), "{problems:?}");
+        assert_names("train.max_steps", |c| c.train.max_steps = usize::MAX);
+        let problems = problems_after(|c| c.train.batch_size = usize::MAX);
+        assert!(problems[0].starts_with("train.batch_size = "), "{problems:?}");
+    }
+
+    #[test]
+    fn all_violations_are_reported_together_as_a_usage_error() {
+        let mut config: Config = toml::from_str(DEFAULTS).unwrap();
+        config.model.resolve();
+        config.train.max_steps = 0;
+        config.model.num_experts_per_tok = 9;
+
+        let error = validate(&config).unwrap_err();
+
+        assert_eq!(exit_code(&error), 2);
+        let keys: Vec<_> = error.to_string().lines().map(|line| line.split(' ').next().unwrap().to_string()).collect();
+        assert_eq!(keys, ["data.sources", "model.num_experts_per_tok", "optimizer.warmup_steps", "train.max_steps"]);
+    }
 }
