@@ -41,3 +41,4 @@ pub mod error;
 pub mod model;
 pub mod ops;
 pub mod random;
+pub mod transcript;

@@ -1,0 +1,144 @@
+//! What the formats with speakers and times share: a turn, how pieces of speech join into turns, and clock times.
+
+use super::ReadOptions;
+
+/// What one speaker says until the next one begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub start_ms: Option<u64>,
+    pub speaker: Option<String>,
+    pub text: String,
+}
+
+impl Turn {
+    /// Appends `[HH:MM:SS] Speaker: text\n`, as far as known and wanted. A turn without words leaves nothing.
+    pub fn render(&self, options: ReadOptions, out: &mut String) {
+        if self.text.is_empty() {
+            return;
+        }
+        if let Some(start_ms) = self.start_ms.filter(|_| options.keep_timestamps) {
+            out.push_str(&format!("{} ", stamp(start_ms)));
+        }
+        if let Some(speaker) = self.speaker.as_deref().filter(|_| options.keep_speakers) {
+            out.push_str(&format!("{speaker}: "));
+        }
+        out.push_str(&self.text);
+        out.push('\n');
+    }
+}
+
+/// Without speakers or punctuation a line ends with the piece that makes it this long (bytes).
+const UNNAMED_LINE_BYTES: usize = 500;
+
+/// Joins the pieces of speech that subtitles and speech recognisers cut by time into whole turns: a piece without a
+/// speaker, or with the same one, continues the turn. Where nobody is named at all, a turn is as many pieces as it
+/// takes to end a sentence, because a whole file in one line could not be split into training and validation text.
+pub(super) fn join(pieces: Vec<Turn>) -> Vec<Turn> {
+    let anyone_named = pieces.iter().any(|piece| piece.speaker.is_some());
+    let mut turns: Vec<Turn> = Vec::new();
+    for piece in pieces {
+        let text = piece.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        match turns.last_mut() {
+            Some(turn) if continues(turn, &piece, anyone_named) => {
+                if !turn.text.is_empty() && !text.is_empty() {
+                    turn.text.push(' ');
+                }
+                turn.text.push_str(&text);
+            }
+            _ => turns.push(Turn { text, ..piece }),
+        }
+    }
+    turns
+}
+
+fn continues(turn: &Turn, piece: &Turn, anyone_named: bool) -> bool {
+    if anyone_named {
+        piece.speaker.is_none() || piece.speaker == turn.speaker
+    } else {
+        !ends_sentence(&turn.text) && turn.text.len() < UNNAMED_LINE_BYTES
+    }
+}
+
+fn ends_sentence(text: &str) -> bool {
+    text.trim_end_matches(['"', '\'', '”', '’', '»', ')', ']']).ends_with(['.', '?', '!', '…', '。', '？', '！'])
+}
+
+/// `[HH:MM:SS]`
+pub(super) fn stamp(ms: u64) -> String {
+    let seconds = ms / 1000;
+    format!("[{:02}:{:02}:{:02}]", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+/// Milliseconds of `HH:MM:SS` or `MM:SS`, either with a fraction after a dot or comma.
+pub(super) fn parse_clock(clock: &str) -> Option<u64> {
+    let (whole, fraction) = clock.split_once(['.', ',']).unwrap_or((clock, "0"));
+    let mut parts = whole.rsplit(':');
+    let seconds = number(parts.next()?, 2..=2)?;
+    let minutes = number(parts.next()?, 2..=2)?;
+    let hours = parts.next().map_or(Some(0), |hours| number(hours, 1..=4))?;
+    if parts.next().is_some() || seconds > 59 || minutes > 59 {
+        return None;
+    }
+    let fraction_ms = number(fraction, 1..=3)? * 10u64.pow(3 - fraction.len() as u32);
+    Some(((hours * 60 + minutes) * 60 + seconds) * 1000 + fraction_ms)
+}
+
+fn number(digits: &str, lengths: std::ops::RangeInclusive<usize>) -> Option<u64> {
+    let plausible = lengths.contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    plausible.then(|| digits.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(speaker: Option<&str>, text: &str) -> Turn {
+        Turn { start_ms: None, speaker: speaker.map(str::to_string), text: text.to_string() }
+    }
+
+    fn joined(pieces: Vec<Turn>) -> Vec<String> {
+        join(pieces).into_iter().map(|turn| turn.text).collect()
+    }
+
+    #[test]
+    fn a_turn_lasts_until_another_speaker_begins() {
+        let pieces = vec![
+            piece(Some("Ana"), " One."),
+            piece(None, "Two."),
+            piece(Some("Ana"), "Three."),
+            piece(Some("Bo"), "Four."),
+        ];
+        assert_eq!(joined(pieces), ["One. Two. Three.", "Four."]);
+    }
+
+    #[test]
+    fn speech_of_nobody_named_breaks_where_sentences_end() {
+        let pieces = ["So then", "we left.", "He said \"no.\"", "And"].map(|text| piece(None, text)).to_vec();
+        assert_eq!(joined(pieces), ["So then we left.", "He said \"no.\"", "And"]);
+    }
+
+    #[test]
+    fn unpunctuated_speech_of_nobody_named_breaks_by_length() {
+        let turns = joined(vec![piece(None, "and then we went home"); 100]);
+        assert!(turns.len() > 2 && turns.iter().all(|turn| turn.len() < 600), "{turns:?}");
+    }
+
+    #[test]
+    fn clocks_are_read_with_or_without_hours_and_fraction() {
+        for (clock, ms) in [
+            ("01:02:03,456", 3_723_456),
+            ("02:03.456", 123_456),
+            ("100:00:00", 360_000_000),
+            ("00:00:01.5", 1500),
+            ("0:00:00.05", 50),
+        ] {
+            assert_eq!(parse_clock(clock), Some(ms), "{clock}");
+        }
+        for clock in
+            ["", "1", "3:16", "00:60", "00:00:60,000", "1:2:3:4", "00:00:01,", "00:00:01,0000", "-1:00:00", "+1:00:00"]
+        {
+            assert_eq!(parse_clock(clock), None, "{clock}");
+        }
+        assert_eq!(stamp(3_723_999), "[01:02:03]");
+    }
+}
