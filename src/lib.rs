@@ -38,3 +38,4 @@
 pub mod config;
 pub mod error;
 pub mod random;
+pub mod sample;
