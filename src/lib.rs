@@ -38,4 +38,5 @@
 pub mod config;
 pub mod error;
 pub mod random;
+pub mod routing;
 pub mod sample;
