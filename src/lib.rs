@@ -37,8 +37,12 @@
 
 pub mod cli;
 pub mod config;
+pub mod dataset;
 pub mod error;
 pub mod model;
 pub mod ops;
+pub mod optim;
 pub mod random;
+pub mod routing;
+pub mod sample;
 pub mod transcript;

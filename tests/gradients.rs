@@ -1,7 +1,7 @@
 //! The fast operations against their plain-candle twin and against finite differences, for every routing variant.
 
 use candle_core::{Device, Tensor, Var};
-use tinymoe::config::{Balance, Config, ScoringFunc, parse};
+use tinymoe::config::{Balance, Config, ScoringFunc};
 use tinymoe::model::operation::{Mode, Pass};
 use tinymoe::model::parameters::Kind;
 use tinymoe::model::plain;
@@ -12,7 +12,7 @@ const VOCAB: usize = 23;
 
 /// A small model of awkward sizes that routes by softmax top-2.
 fn base() -> Config {
-    let mut config = parse(tinymoe::config::DEFAULTS, "defaults").unwrap();
+    let mut config = Config::default();
     let model = &mut config.model;
     model.hidden_size = 20;
     model.num_hidden_layers = 2;

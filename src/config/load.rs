@@ -31,6 +31,15 @@ struct Setting<'a> {
     place: String,
 }
 
+impl Default for Config {
+    /// The defaults, resolved. They name no data yet.
+    fn default() -> Self {
+        let mut config: Config = toml::from_str(DEFAULTS).expect("the defaults are a configuration: a test says so");
+        config.model.resolve();
+        config
+    }
+}
+
 /// Reads, resolves and validates the configuration file at `path` with `--set` arguments `overrides`.
 ///
 /// # Errors

@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     fn config() -> RouterConfig {
-        crate::config::parse(crate::config::DEFAULTS, "defaults").expect("the defaults are valid").router
+        crate::config::Config::default().router
     }
 
     fn router(num_experts: usize, experts_per_token: usize, config: RouterConfig) -> Router {

@@ -125,7 +125,7 @@ mod tests {
     }
 
     fn config() -> OptimizerConfig {
-        let defaults = crate::config::parse(crate::config::DEFAULTS, "defaults").unwrap().optimizer;
+        let defaults = crate::config::Config::default().optimizer;
         OptimizerConfig { max_grad_norm: 1.0, weight_decay: 0.1, router_lr_multiplier: 3.0, ..defaults }
     }
 

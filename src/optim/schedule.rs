@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     fn rates(schedule: ScheduleKind) -> Vec<f64> {
-        let defaults = crate::config::parse(crate::config::DEFAULTS, "defaults").unwrap().optimizer;
+        let defaults = crate::config::Config::default().optimizer;
         let config = OptimizerConfig {
             learning_rate: 1.0,
             min_lr_ratio: 0.1,

@@ -1,0 +1,267 @@
+//! The routing log: JSON lines that say, token by token, which experts served it.
+//!
+//! ```text
+//! {"header": {"model": {..}, "layers": [0, 1], "E": 8, "K": 2, "tokenizer_sha256": "..", "sampling": {..}}}
+//! {"index": 0, "id": 17, "text": "a", "source": "prompt", "logprob": null, "experts": [[3, 0], [1, 2]], "gates": [[0.7, 0.3], [0.6, 0.4]]}
+//! ```
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::Path;
+
+/// The first line: what the rest was made with. `S` is the type of the sampling settings; a log that was read has them
+/// as JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Header<S = Value> {
+    /// Run path, model type, parameter counts.
+    pub model: Map<String, Value>,
+    /// The transformer layers that route, counted from 0: `experts` and `gates` of each token have one row for each.
+    pub layers: Vec<usize>,
+    /// Experts in a layer.
+    #[serde(rename = "E")]
+    pub num_experts: usize,
+    /// Experts chosen for each token.
+    #[serde(rename = "K")]
+    pub experts_per_token: usize,
+    pub tokenizer_sha256: String,
+    pub sampling: S,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    Prompt,
+    Generated,
+}
+
+/// One token that passed through the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Which sample it belongs to, from 0, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<usize>,
+    /// Position in the sample, the prompt included.
+    pub index: usize,
+    pub id: u32,
+    pub text: String,
+    pub source: Source,
+    /// Natural logarithm of the model's own probability of this token. None for the first, which nothing predicts.
+    pub logprob: Option<f32>,
+    /// For each layer of the header the K chosen experts, best first.
+    pub experts: Vec<Vec<u32>>,
+    /// Their weights.
+    pub gates: Vec<Vec<f32>>,
+}
+
+/// Writes a log to `W`, called `name` in errors.
+pub struct RoutingLog<W: Write> {
+    out: BufWriter<W>,
+    name: String,
+}
+
+impl RoutingLog<File> {
+    /// Creates or overwrites the file at `path`.
+    pub fn create<S: Serialize>(path: &Path, header: &Header<S>) -> Result<Self> {
+        let name = path.display().to_string();
+        let file = File::create(path).with_context(|| format!("cannot create the routing log {name}"))?;
+        Self::new(file, name, header)
+    }
+}
+
+impl<W: Write> RoutingLog<W> {
+    pub fn new<S: Serialize>(out: W, name: String, header: &Header<S>) -> Result<Self> {
+        #[derive(Serialize)]
+        struct Line<'a, S> {
+            header: &'a Header<S>,
+        }
+        let mut log = Self { out: BufWriter::new(out), name };
+        log.line(&Line { header })?;
+        Ok(log)
+    }
+
+    pub fn write(&mut self, entry: &Entry) -> Result<()> {
+        self.line(entry)
+    }
+
+    /// Writes out what is buffered. Without it, an error in the last lines would pass unseen.
+    pub fn finish(mut self) -> Result<()> {
+        self.out.flush().with_context(|| format!("cannot write the routing log {}", self.name))
+    }
+
+    fn line(&mut self, line: &impl Serialize) -> Result<()> {
+        serde_json::to_writer(&mut self.out, line)
+            .map_err(anyhow::Error::from)
+            .and_then(|()| Ok(self.out.write_all(b"\n")?))
+            .with_context(|| format!("cannot write the routing log {}", self.name))
+    }
+}
+
+/// Reads a whole log.
+///
+/// # Errors
+/// Name the file, and for a line that is not what the header promises, its number.
+pub fn read_log(path: &Path) -> Result<(Header, Vec<Entry>)> {
+    #[derive(Deserialize)]
+    struct Line {
+        header: Header,
+    }
+    let name = path.display();
+    let file = File::open(path).with_context(|| format!("cannot open the routing log {name}"))?;
+    let mut lines = (1..).zip(BufReader::new(file).lines());
+    let (_, first) = lines.next().with_context(|| format!("{name} is empty: a routing log starts with a header"))?;
+    let Line { header } = first
+        .map_err(anyhow::Error::from)
+        .and_then(|line| parse(&line))
+        .with_context(|| format!("{name}:1: not the header of a routing log"))?;
+    let mut entries = Vec::new();
+    for (number, line) in lines {
+        let entry = line.map_err(anyhow::Error::from).and_then(|line| {
+            let entry: Entry = parse(&line)?;
+            check(&entry, &header)?;
+            Ok(entry)
+        });
+        entries.push(entry.with_context(|| format!("{name}:{number}: not an entry of a routing log"))?);
+    }
+    Ok((header, entries))
+}
+
+/// serde_json numbers lines within the text that it gets, here always 1: leave the column alone.
+fn parse<'a, T: Deserialize<'a>>(line: &'a str) -> Result<T> {
+    serde_json::from_str(line).map_err(|error| {
+        let message = error.to_string();
+        let cause = message.rsplit_once(" at line ").map_or(message.as_str(), |(cause, _)| cause);
+        anyhow::anyhow!("column {}: {cause}", error.column())
+    })
+}
+
+fn check(entry: &Entry, header: &Header) -> Result<()> {
+    let (layers, K) = (header.layers.len(), header.experts_per_token);
+    ensure!(
+        entry.experts.len() == layers && entry.gates.len() == layers,
+        "the header has {layers} layers, experts has {} and gates {}",
+        entry.experts.len(),
+        entry.gates.len()
+    );
+    ensure!(
+        entry.experts.iter().all(|row| row.len() == K) && entry.gates.iter().all(|row| row.len() == K),
+        "each layer must have {K} experts and {K} gates"
+    );
+    for &expert in entry.experts.iter().flatten() {
+        ensure!((expert as usize) < header.num_experts, "expert {expert} of {} does not exist", header.num_experts);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::SamplingOptions;
+    use serde_json::json;
+
+    fn header() -> Header<SamplingOptions> {
+        let Value::Object(model) = json!({"run": "runs/quickstart", "model_type": "qwen3_moe"}) else { unreachable!() };
+        Header {
+            model,
+            layers: vec![1, 2],
+            num_experts: 4,
+            experts_per_token: 2,
+            tokenizer_sha256: "ab12".into(),
+            sampling: SamplingOptions::default(),
+        }
+    }
+
+    fn entry() -> Entry {
+        Entry {
+            sample: None,
+            index: 0,
+            id: 7,
+            text: "é\n".into(),
+            source: Source::Prompt,
+            logprob: None,
+            experts: vec![vec![3, 0], vec![1, 2]],
+            gates: vec![vec![0.7, 0.3], vec![0.6, 0.4]],
+        }
+    }
+
+    #[test]
+    fn lines_have_the_documented_form() {
+        let mut bytes = Vec::new();
+        let mut log = RoutingLog::new(&mut bytes, "memory".into(), &header()).unwrap();
+        log.write(&entry()).unwrap();
+        log.write(&Entry { sample: Some(1), index: 1, source: Source::Generated, logprob: Some(-0.5), ..entry() })
+            .unwrap();
+        log.finish().unwrap();
+        let expected = concat!(
+            r#"{"header":{"model":{"model_type":"qwen3_moe","run":"runs/quickstart"},"layers":[1,2],"E":4,"K":2,"#,
+            r#""tokenizer_sha256":"ab12","sampling":{"temperature":0.8,"top_k":0,"top_p":1.0,"min_p":0.0,"#,
+            r#""repetition_penalty":1.0,"seed":1337}}}"#,
+            "\n",
+            r#"{"index":0,"id":7,"text":"é\n","source":"prompt","logprob":null,"#,
+            r#""experts":[[3,0],[1,2]],"gates":[[0.7,0.3],[0.6,0.4]]}"#,
+            "\n",
+            r#"{"sample":1,"index":1,"id":7,"text":"é\n","source":"generated","logprob":-0.5,"#,
+            r#""experts":[[3,0],[1,2]],"gates":[[0.7,0.3],[0.6,0.4]]}"#,
+            "\n",
+        );
+        assert_eq!(String::from_utf8(bytes).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        let generated = Entry { sample: Some(2), logprob: Some(-1.1), source: Source::Generated, ..entry() };
+        let mut log = RoutingLog::create(&path, &header()).unwrap();
+        for entry in [&entry(), &generated] {
+            log.write(entry).unwrap();
+        }
+        log.finish().unwrap();
+        let (read, entries) = read_log(&path).unwrap();
+        assert_eq!((&read.model, &read.layers), (&header().model, &header().layers));
+        assert_eq!(serde_json::from_value::<SamplingOptions>(read.sampling).unwrap(), header().sampling);
+        assert_eq!(entries, [entry(), generated]);
+    }
+
+    #[test]
+    fn a_malformed_line_is_named_by_file_and_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        let header = r#"{"header":{"model":{},"layers":[0],"E":4,"K":1,"tokenizer_sha256":"","sampling":{}}}"#;
+        let line = |experts: &str| {
+            format!(
+                r#"{{"index":0,"id":1,"text":"","source":"prompt","logprob":null,"experts":{experts},"gates":[[1]]}}"#
+            )
+        };
+        let good = line("[[3]]");
+        for (text, place, cause) in [
+            (String::new(), "log.jsonl is empty", "header"),
+            (good.clone(), "log.jsonl:1:", "missing field `header`"),
+            (format!("{header}\n{good}\n{}", &good[..20]), "log.jsonl:3:", "column 20"),
+            (format!("{header}\n{}", line("[[4]]")), "log.jsonl:2:", "expert 4 of 4"),
+            (format!("{header}\n{}", line("[[3,1]]")), "log.jsonl:2:", "1 experts"),
+            (format!("{header}\n{}", line("[]")), "log.jsonl:2:", "1 layers"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = format!("{:#}", read_log(&path).unwrap_err());
+            assert!(error.contains(place) && error.contains(cause), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_failing_disk_is_reported_with_the_file() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let log = RoutingLog::new(Full, "out.jsonl".into(), &header()).unwrap();
+        assert!(format!("{:#}", log.finish().unwrap_err()).contains("out.jsonl"));
+    }
+}

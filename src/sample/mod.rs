@@ -1,0 +1,8 @@
+//! From logits to text: the choice of the next token (`choose`) and the bytes of tokens as whole characters
+//! (`stream`).
+
+mod choose;
+mod stream;
+
+pub use choose::{Chooser, Chosen, SamplingOptions};
+pub use stream::Utf8Stream;
