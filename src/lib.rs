@@ -37,7 +37,6 @@
 
 pub mod cli;
 pub mod config;
-pub mod dataset;
 pub mod error;
 pub mod model;
 pub mod ops;

@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Tensor, Var};
 use tinymoe::config::{Balance, Config, ScoringFunc};
+use tinymoe::model::decode::{Decoder, Logits};
 use tinymoe::model::operation::{Mode, Pass};
 use tinymoe::model::parameters::Kind;
 use tinymoe::model::plain;
@@ -198,4 +199,41 @@ fn gradients_have_the_same_bits_with_any_number_of_threads() {
     assert!(
         gradients.windows(2).all(|pair| pair[0].iter().map(|x| x.to_bits()).eq(pair[1].iter().map(|x| x.to_bits())))
     );
+}
+
+#[test]
+fn decoding_with_a_cache_gives_the_logits_of_the_full_forward_pass() {
+    for (name, change) in VARIANTS {
+        let mut case = Case::new(*change, 1, 70);
+        case.pass.mode = Mode::Evaluate;
+        let expected: Vec<Vec<f32>> = case.plain(&case.values()).logits.to_vec2().unwrap();
+        let mut decoder = Decoder::new(&case.model);
+        let mut logits = Vec::new();
+        // A prompt at once, a few tokens at once, then one by one.
+        for step in [&case.ids[..50], &case.ids[50..53]].into_iter().chain(case.ids[53..].chunks(1)) {
+            logits.extend(decoder.advance(step, Logits::All).unwrap().logits_NV);
+        }
+        for (position, (ours, theirs)) in logits.chunks(VOCAB).zip(&expected).enumerate() {
+            for (a, b) in ours.iter().zip(theirs) {
+                assert!((a - b).abs() < 1e-4 * (1.0 + b.abs()), "{name}, position {position}: {a} != {b}");
+            }
+        }
+        assert_eq!(decoder.room(), 0);
+        assert!(decoder.advance(&[1], Logits::Last).is_err());
+    }
+}
+
+#[test]
+fn repeated_sequences_continue_independently() {
+    let case = Case::new(|_| (), 1, 20);
+    let continued = |ids: [u32; 2]| {
+        let mut decoder = Decoder::new(&case.model);
+        decoder.advance(&case.ids, Logits::Last).unwrap();
+        let mut decoder = decoder.repeat(2);
+        decoder.advance(&ids, Logits::Last).unwrap();
+        decoder.advance(&[3, 3], Logits::Last).unwrap().logits_NV
+    };
+    let (both, first, second) = (continued([1, 2]), continued([1, 1]), continued([2, 2]));
+    assert_eq!(both[..VOCAB], first[..VOCAB]);
+    assert_eq!(both[VOCAB..], second[VOCAB..]);
 }

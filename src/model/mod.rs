@@ -3,6 +3,7 @@
 //! one token at a time. [`parameters`] holds the weights, [`operation`] joins our kernels to candle's graph.
 
 pub mod attention;
+pub mod decode;
 pub mod head;
 pub mod moe;
 pub mod operation;

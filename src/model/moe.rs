@@ -42,9 +42,11 @@ pub struct Routed {
     pub experts: Vec<ExpertWeights>,
 }
 
-/// Where one expert's weights are.
+/// Where one expert's weights are, and their sizes D and F.
 #[derive(Clone)]
 pub struct ExpertWeights {
+    pub hidden: usize,
+    pub width: usize,
     /// W_gate above W_up, (2F, D).
     pub gate_up: Range<usize>,
     /// (D, F)
@@ -68,7 +70,8 @@ impl ExpertWeights {
         };
         let gate = add("gate", [width, hidden], normal);
         let up = add("up", [width, hidden], normal);
-        Self { gate_up: gate.start..up.end, down: add("down", [hidden, width], residual) }
+        let gate_up = gate.start..up.end;
+        Self { hidden, width, gate_up, down: add("down", [hidden, width], residual) }
     }
 
     /// The weights over the given rows of gathered tokens.
@@ -202,7 +205,7 @@ impl Dispatch {
     }
 
     /// Copies each pair's row of `x_ND`.
-    fn gather(&self, x_ND: &[f32], hidden: usize) -> Buffer {
+    pub fn gather(&self, x_ND: &[f32], hidden: usize) -> Buffer {
         let mut x_SD = Buffer::any(self.tokens_S.len() * hidden);
         let chunk = rows_per_task(self.tokens_S.len());
         let tasks = x_SD.chunks_mut(chunk * hidden).zip(self.tokens_S.chunks(chunk)).collect();

@@ -1,7 +1,8 @@
 //! Matrix views over slices and their product. The arithmetic is the `gemm` crate's, called on one thread inside a
 //! task of ours: it is at the machine's peak there, while its own threading loses on skinny shapes.
 
-use super::{pool, rows_per_task};
+use super::buffer::Buffer;
+use super::{pool, rows_per_task, simd};
 
 /// A view of a matrix: element (i, j) is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
@@ -129,6 +130,35 @@ pub fn parallel_matmul(dst: &mut [f32], a: Mat, b: Mat, store: Store) {
         let part = Mat { data: &a.data[task * chunk * a.row_stride..], rows: count, ..a };
         matmul(MatMut::new(dst, count, cols), part, b, store);
     });
+}
+
+/// Rows below which a product with a weight matrix is bound by reading the weight: then each weight row is read once
+/// and multiplied with all of them.
+const FEW_ROWS: usize = 8;
+
+/// `y_NO = x_NI w_OI^T`, for any number of rows.
+pub fn linear(x_NI: &[f32], w_OI: &[f32], y_NO: &mut [f32], rows: usize) {
+    let (inner, outer) = (x_NI.len() / rows, y_NO.len() / rows);
+    if rows >= FEW_ROWS {
+        return parallel_matmul(y_NO, Mat::new(x_NI, rows, inner), Mat::new(w_OI, outer, inner).t(), Store::Overwrite);
+    }
+    /// Weights in one task: 256 KB.
+    const TASK: usize = 1 << 16;
+    let chunk = (TASK / inner).max(1);
+    let mut y_ON = Buffer::any(outer * rows);
+    let tasks = y_ON.chunks_mut(chunk * rows).zip(w_OI.chunks(chunk * inner)).collect();
+    pool::run(tasks, |(y, w): (&mut [f32], &[f32])| {
+        simd::vectorized(|| {
+            for (y_N, w_I) in y.chunks_exact_mut(rows).zip(w.chunks_exact(inner)) {
+                for (y, x_I) in y_N.iter_mut().zip(x_NI.chunks_exact(inner)) {
+                    *y = simd::dot(w_I, x_I);
+                }
+            }
+        });
+    });
+    for (index, y) in y_NO.iter_mut().enumerate() {
+        *y = y_ON[index % outer * rows + index / outer];
+    }
 }
 
 /// `grad_OI += dy_NO^T x_NI`: the gradient of a weight of shape (O, I) in `y = x W^T`, its rows cut into tasks.

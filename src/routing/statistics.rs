@@ -248,7 +248,7 @@ mod tests {
 
     fn one_domain(num_experts: usize, K: usize, ids_N: &[u32], experts_NK: &[u32]) -> Summary {
         let mut statistics = Statistics::new(1, num_experts, K, 100, vec!["all".into()]);
-        statistics.add(ids_N, 0, &[routing(num_experts, experts_NK, K)]);
+        statistics.add(ids_N, 0, &[Arc::new(routing(num_experts, experts_NK, K))]);
         statistics.summary(&[3], |id| format!("<{id}>"))
     }
 
@@ -305,8 +305,8 @@ mod tests {
             probs_NE: probs.to_vec(),
             ..Routing::default()
         };
-        statistics.add(&[1], 0, &[batch(0.75, [0.75, 0.25])]);
-        statistics.add(&[1], 0, &[batch(1.0, [1.0, 0.0])]);
+        statistics.add(&[1], 0, &[Arc::new(batch(0.75, [0.75, 0.25]))]);
+        statistics.add(&[1], 0, &[Arc::new(batch(1.0, [1.0, 0.0]))]);
         let layer = &statistics.summary(&[0], |_| String::new()).layers[0];
         close(layer.mean_top1_gate, 0.875);
         close(layer.router_entropy, 0.562_335_144_6 / 2.0);
@@ -315,8 +315,8 @@ mod tests {
     #[test]
     fn domain_share_is_of_the_domains_own_tokens() {
         let mut statistics = Statistics::new(1, 2, 1, 10, vec!["a".into(), "b".into(), "none".into()]);
-        statistics.add(&[1, 1, 1, 1], 0, &[routing(2, &[0, 0, 0, 1], 1)]);
-        statistics.add(&[1], 1, &[routing(2, &[1], 1)]);
+        statistics.add(&[1, 1, 1, 1], 0, &[Arc::new(routing(2, &[0, 0, 0, 1], 1))]);
+        statistics.add(&[1], 1, &[Arc::new(routing(2, &[1], 1))]);
         let summary = statistics.summary(&[0], |_| String::new());
         assert_eq!(summary.layers[0].domain_share, [[0.75, 0.25], [0.0, 1.0], [0.0, 0.0]]);
         assert_eq!(summary.domains.iter().map(|domain| domain.tokens).collect::<Vec<_>>(), [4, 1, 0]);

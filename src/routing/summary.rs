@@ -199,6 +199,7 @@ mod tests {
     use super::super::{DomainTokens, Routing, Statistics};
     use super::*;
     use crate::random::Stream;
+    use std::sync::Arc;
 
     /// Random routing with the given preference of each token for an expert, rendered.
     fn rendered(layers: usize, E: usize, K: usize, domains: &[&str], style: Style) -> String {
@@ -211,7 +212,8 @@ mod tests {
             // Frequent tokens are much more frequent than rare ones; each domain has some of its own.
             let ids: Vec<u32> =
                 (0..N).map(|n| ((draw.uniform(n).powi(3) * 250.0) as u64 + domain as u64 * 7) as u32).collect();
-            let routings: Vec<Routing> = (0..layers).map(|layer| random_routing(&ids, layer as u64, E, K)).collect();
+            let routings: Vec<_> =
+                (0..layers).map(|layer| Arc::new(random_routing(&ids, layer as u64, E, K))).collect();
             statistics.add(&ids, domain, &routings);
         }
         let words = [" the", "\n", "ing", "e", " a", "é", "日本", ":", " cat", "'s", "\u{fffd}", "\\", "\t"];

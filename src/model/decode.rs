@@ -1,0 +1,236 @@
+//! The same weights one step at a time, with a cache of keys and values: for sampling. No graph, no gradients.
+
+use super::attention::Attention;
+use super::moe::{Dispatch, ExpertWeights, FeedForward, Routed};
+use super::router::Routing;
+use super::transformer::Transformer;
+use crate::ops::buffer::Buffer;
+use crate::ops::matmul::linear;
+use crate::ops::{norm, pool, simd, swiglu};
+use anyhow::{Result, bail};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Sequences of equal length that are being continued.
+pub struct Decoder<'a> {
+    model: &'a Transformer,
+    sequences: usize,
+    position: usize,
+    caches: Vec<Cache>,
+}
+
+/// One layer's keys and values, (sequences, G, T, C) each.
+#[derive(Clone)]
+struct Cache {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+/// What the model says about the tokens that it was given.
+pub struct Step {
+    /// The new tokens' routing, one entry a MoE layer; tokens of one sequence after the other.
+    pub routing: Vec<Arc<Routing>>,
+    /// The new tokens' logits (N, V).
+    pub logits_NV: Vec<f32>,
+}
+
+/// For which of the new tokens logits are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logits {
+    /// For each sequence's last one.
+    Last,
+    All,
+}
+
+impl<'a> Decoder<'a> {
+    /// A decoder at position 0 of one sequence.
+    pub fn new(model: &'a Transformer) -> Self {
+        let shape = &model.model;
+        let len = shape.num_key_value_heads * shape.max_position_embeddings * shape.head_dim;
+        let cache = Cache { keys: vec![0.0; len], values: vec![0.0; len] };
+        Self { model, sequences: 1, position: 0, caches: vec![cache; shape.num_hidden_layers] }
+    }
+
+    /// This sequence `count` times, to be continued in different ways.
+    pub fn repeat(mut self, count: usize) -> Self {
+        for cache in &mut self.caches {
+            cache.keys = cache.keys.repeat(count);
+            cache.values = cache.values.repeat(count);
+        }
+        self.sequences *= count;
+        self
+    }
+
+    /// Positions that are free.
+    pub fn room(&self) -> usize {
+        self.model.model.max_position_embeddings - self.position
+    }
+
+    /// Back to position 0.
+    pub fn clear(&mut self) {
+        self.position = 0;
+    }
+
+    /// Appends new tokens, equally many to each sequence and one sequence's after the other's.
+    ///
+    /// # Errors
+    /// If there is no room for them, or an id is not in the vocabulary.
+    pub fn advance(&mut self, ids_N: &[u32], wanted: Logits) -> Result<Step> {
+        let (rows, added) = (ids_N.len(), ids_N.len() / self.sequences);
+        if added > self.room() || added == 0 || !rows.is_multiple_of(self.sequences) {
+            bail!("{rows} tokens cannot continue {} sequences with room for {}", self.sequences, self.room());
+        }
+        let hidden = self.model.model.hidden_size;
+        let values = self.model.parameters.values();
+        let mut x_ND = Buffer::any(rows * hidden);
+        for (x_D, &id) in x_ND.chunks_exact_mut(hidden).zip(ids_N) {
+            let table = &values[self.model.embedding_VD.clone()];
+            let Some(row_D) = table.chunks_exact(hidden).nth(id as usize) else {
+                bail!("token id {id} is not below the model's vocabulary size {}", self.model.vocab_size);
+            };
+            x_D.copy_from_slice(row_D);
+        }
+        let mut routing = Vec::new();
+        let place = Place { sequences: self.sequences, added, position: self.position };
+        for (layer, cache) in self.model.layers.iter().zip(&mut self.caches) {
+            attend(&layer.attention, &values, &mut x_ND, cache, place);
+            routing.extend(feed_forward(&layer.feed_forward, &values, &mut x_ND, rows));
+        }
+        self.position += added;
+
+        let head = &self.model.head;
+        let (mut h_ND, mut scales) = (Buffer::any(x_ND.len()), Buffer::any(rows));
+        norm::forward(&x_ND, &values[head.norm.clone()], head.eps, &mut h_ND, &mut scales);
+        let mut wanted_rows = rows;
+        if wanted == Logits::Last && added > 1 {
+            wanted_rows = self.sequences;
+            for sequence in 0..self.sequences {
+                let last = ((sequence + 1) * added - 1) * hidden;
+                h_ND.copy_within(last..last + hidden, sequence * hidden);
+            }
+        }
+        let mut logits_NV = vec![0.0; wanted_rows * self.model.vocab_size];
+        linear(&h_ND[..wanted_rows * hidden], &values[head.weight_VD.clone()], &mut logits_NV, wanted_rows);
+        Ok(Step { routing, logits_NV })
+    }
+}
+
+/// Where the new tokens stand: `added` of them in each sequence, from `position` on.
+#[derive(Clone, Copy)]
+struct Place {
+    sequences: usize,
+    added: usize,
+    position: usize,
+}
+
+/// x += W_o attention(...), reading and extending the cache.
+fn attend(layer: &Attention, values: &[f32], x_ND: &mut [f32], cache: &mut Cache, place: Place) {
+    let Attention { hidden, heads, kv_heads, channels, .. } = *layer;
+    let (rows, width) = (place.sequences * place.added, layer.qkv_width());
+    let time = cache.keys.len() / (place.sequences * kv_heads * channels);
+    let (mut h_ND, mut scales) = (Buffer::any(x_ND.len()), Buffer::any(rows));
+    norm::forward(x_ND, &values[layer.norm.clone()], layer.eps, &mut h_ND, &mut scales);
+    let mut qkv = Buffer::any(rows * width);
+    linear(&h_ND, &values[layer.qkv.clone()], &mut qkv, rows);
+    simd::vectorized(|| {
+        for (row, qkv_row) in qkv.chunks_exact_mut(width).enumerate() {
+            let (sequence, position) = (row / place.added, place.position + row % place.added);
+            for (head, head_C) in qkv_row.chunks_exact_mut(channels).enumerate() {
+                layer.place_head(values, head, head_C, position);
+                let Some(kv_head) = head.checked_sub(heads) else { continue };
+                let store = if kv_head < kv_heads { &mut cache.keys } else { &mut cache.values };
+                let start = ((sequence * kv_heads + kv_head % kv_heads) * time + position) * channels;
+                store[start..start + channels].copy_from_slice(head_C);
+            }
+        }
+    });
+    let mut out = Buffer::any(rows * heads * channels);
+    let tasks = out.chunks_exact_mut(heads * channels).zip(qkv.chunks_exact(width)).enumerate().collect();
+    pool::run(tasks, |(row, (out_row, qkv_row)): (usize, (&mut [f32], &[f32]))| {
+        let (sequence, seen) = (row / place.added, place.position + row % place.added + 1);
+        let mut scores = Buffer::any(time);
+        simd::vectorized(|| {
+            for (head, (out_C, q_C)) in
+                out_row.chunks_exact_mut(channels).zip(qkv_row.chunks_exact(channels)).enumerate()
+            {
+                let start = (sequence * kv_heads + head * kv_heads / heads) * time * channels;
+                let (keys, cached) = (&cache.keys[start..], &cache.values[start..]);
+                attend_one(q_C, keys, cached, &mut scores[..seen], out_C);
+            }
+        });
+    });
+    linear(&out, &values[layer.output.clone()], &mut h_ND, rows);
+    simd::add(x_ND, &h_ND[..rows * hidden]);
+}
+
+/// One query over the keys and values of `scores.len()` positions.
+#[inline(always)]
+fn attend_one(q_C: &[f32], keys_TC: &[f32], values_TC: &[f32], scores: &mut [f32], out_C: &mut [f32]) {
+    let channels = q_C.len();
+    let scale = 1.0 / (channels as f32).sqrt();
+    for (score, k_C) in scores.iter_mut().zip(keys_TC.chunks_exact(channels)) {
+        *score = scale * simd::dot(q_C, k_C);
+    }
+    simd::softmax(scores);
+    out_C.fill(0.0);
+    for (&p, v_C) in scores.iter().zip(values_TC.chunks_exact(channels)) {
+        simd::add_scaled(out_C, p, v_C);
+    }
+}
+
+/// x += experts(norm(x)).
+fn feed_forward(layer: &FeedForward, values: &[f32], x_ND: &mut [f32], rows: usize) -> Option<Arc<Routing>> {
+    let hidden = layer.hidden;
+    let (mut h_ND, mut scales) = (Buffer::any(x_ND.len()), Buffer::any(rows));
+    norm::forward(x_ND, &values[layer.norm.clone()], layer.eps, &mut h_ND, &mut scales);
+    let routing = layer.routed.as_ref().map(|routed| {
+        let mut scores_NE = Buffer::any(rows * routed.router.num_experts);
+        linear(&h_ND, &values[routed.gate.clone()], &mut scores_NE, rows);
+        let bias = routed.bias.as_ref().map(|bias| &values[bias.clone()]);
+        let routing = routed.router.decide(&scores_NE, bias, None);
+        apply_experts(routed, values, &h_ND, x_ND, &routing);
+        Arc::new(routing)
+    });
+    if let Some(shared) = &layer.shared {
+        let mut y_ND = Buffer::any(h_ND.len());
+        apply_expert(&shared.weights, values, &h_ND, &mut y_ND, 0..rows);
+        for ((x_D, y_D), h_D) in
+            x_ND.chunks_exact_mut(hidden).zip(y_ND.chunks_exact(hidden)).zip(h_ND.chunks_exact(hidden))
+        {
+            let gate = shared.gate.as_ref().map_or(1.0, |gate| simd::sigmoid(simd::dot(h_D, &values[gate.clone()])));
+            simd::add_scaled(x_D, gate, y_D);
+        }
+    }
+    routing
+}
+
+/// Adds the routed experts' weighted outputs to x.
+fn apply_experts(routed: &Routed, values: &[f32], h_ND: &[f32], x_ND: &mut [f32], routing: &Routing) {
+    let k = routed.router.experts_per_token;
+    let hidden = h_ND.len() * k / routing.experts_NK.len();
+    let dispatch = Dispatch::new(routing, k);
+    let h_SD = dispatch.gather(h_ND, hidden);
+    let mut y_SD = Buffer::any(h_SD.len());
+    for (weights, rows) in routed.experts.iter().zip(&dispatch.rows_E).filter(|(_, rows)| !rows.is_empty()) {
+        apply_expert(weights, values, &h_SD, &mut y_SD, rows.clone());
+    }
+    for (place, (&token, &gate)) in dispatch.tokens_S.iter().zip(&dispatch.gates_S).enumerate() {
+        let x_D = &mut x_ND[token as usize * hidden..][..hidden];
+        simd::add_scaled(x_D, gate, &y_SD[place * hidden..][..hidden]);
+    }
+}
+
+/// One expert over a range of gathered rows.
+fn apply_expert(weights: &ExpertWeights, values: &[f32], h_SD: &[f32], y_SD: &mut [f32], rows: Range<usize>) {
+    let (count, &ExpertWeights { width, hidden, .. }) = (rows.len(), weights);
+    let expert = weights.over(values, rows.clone());
+    let slice = rows.start * hidden..rows.end * hidden;
+    let (mut u, mut a_SF) = (Buffer::any(count * 2 * width), Buffer::any(count * width));
+    linear(&h_SD[slice.clone()], expert.gate_up_2FD, &mut u, count);
+    simd::vectorized(|| {
+        for (u, a) in u.chunks_exact(2 * width).zip(a_SF.chunks_exact_mut(width)) {
+            swiglu::activate(u, a);
+        }
+    });
+    linear(&a_SF, expert.down_DF, &mut y_SD[slice], count);
+}
