@@ -81,7 +81,8 @@ pub struct Batch {
 /// epoch cuts the (circular) array into windows at another phase.
 pub fn batch(ids: &[u32], batch_size: usize, time: usize, seed: u64, number: u64) -> Batch {
     let windows = (ids.len() / time).max(1) as u64;
-    let mut batch = Batch { ids: Vec::with_capacity(batch_size * time), targets: Vec::with_capacity(batch_size * time) };
+    let mut batch =
+        Batch { ids: Vec::with_capacity(batch_size * time), targets: Vec::with_capacity(batch_size * time) };
     for row in 0..batch_size as u64 {
         let visit = number * batch_size as u64 + row;
         let stream = Stream::new(seed, "batch", &[visit / windows]);
@@ -121,7 +122,9 @@ mod tests {
         let ids: Vec<u32> = (0..103).collect();
         let epoch = |number: u64| {
             // Ten windows of ten tokens: two batches of five.
-            (2 * number..2 * number + 2).flat_map(|n| batch(&ids, 5, 10, 42, n).ids.chunks(10).map(|w| w[0]).collect::<Vec<_>>()).collect::<Vec<u32>>()
+            (2 * number..2 * number + 2)
+                .flat_map(|n| batch(&ids, 5, 10, 42, n).ids.chunks(10).map(|w| w[0]).collect::<Vec<_>>())
+                .collect::<Vec<u32>>()
         };
         for number in 0..3 {
             let mut starts = epoch(number);

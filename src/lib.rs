@@ -35,8 +35,11 @@
 // Shape suffixes are capital letters: `x_ND` says more than `x_nd`.
 #![allow(non_snake_case)]
 
+pub mod baseline;
+pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod dataset;
 pub mod error;
 pub mod model;
 pub mod ops;
@@ -44,4 +47,6 @@ pub mod optim;
 pub mod random;
 pub mod routing;
 pub mod sample;
+pub mod tokenizer;
+pub mod train;
 pub mod transcript;

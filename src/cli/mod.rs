@@ -1,3 +1,174 @@
-//! The command line: one file a subcommand, each from its arguments to a job and its output.
+//! The command line: one file a subcommand, each from its arguments to a job and its output. stdout carries results,
+//! stderr progress and warnings.
 
 pub mod config;
+pub mod eval;
+pub mod inspect;
+pub mod sample;
+pub mod train;
+
+use crate::checkpoint::{self, model_files};
+use crate::config::Config;
+use crate::error::{Failure, exit_code};
+use crate::model::transformer::Transformer;
+use crate::ops::pool;
+use crate::tokenizer::Tokenizer;
+use crate::train::progress::Verbosity;
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Train tiny mixture-of-experts language models on a CPU, sample from them, and see which expert handles each token
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Arguments of every subcommand.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Global {
+    /// Threads to compute with; results do not depend on it [default: all of the machine's]
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
+    /// No progress on stderr
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// More on stderr
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    verbose: bool,
+    /// When to colour the output
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: When,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+impl Global {
+    fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        }
+    }
+
+    /// Whether stdout is to be coloured.
+    fn colours(&self) -> bool {
+        match self.color {
+            When::Always => true,
+            When::Never => false,
+            When::Auto => {
+                io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            }
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a model from a configuration file
+    Train(train::TrainArgs),
+    /// Sample text from a checkpoint, with a per-token expert log
+    Sample(sample::SampleArgs),
+    /// See what the router does and what the experts know
+    Inspect(inspect::InspectArgs),
+    /// Measure the loss on the validation split or on other text
+    Eval(eval::EvalArgs),
+    /// Print the defaults, or check a configuration file
+    Config(config::ConfigArgs),
+}
+
+/// Runs the program with its arguments; prints errors and returns the exit code.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            _ = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    if cli.global.threads == Some(0) {
+        return Err(Failure::Usage("--threads 0 is out of range: at least one thread is needed".into()).into());
+    }
+    if let Some(threads) = cli.global.threads {
+        pool::set_threads(threads);
+    }
+    match cli.command {
+        Command::Train(args) => train::run(args, &cli.global),
+        Command::Sample(args) => sample::run(args, &cli.global),
+        Command::Inspect(args) => inspect::run(args, &cli.global),
+        Command::Eval(args) => eval::run(args, &cli.global),
+        Command::Config(args) => config::run(args),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let is = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(is)
+            || cause
+                .downcast_ref::<serde_json::Error>()
+                .is_some_and(|error| error.io_error_kind() == Some(io::ErrorKind::BrokenPipe))
+    })
+}
+
+/// A trained model as the subcommands use it.
+struct Trained {
+    /// The checkpoint's directory.
+    checkpoint: PathBuf,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    tokenizer_sha256: String,
+}
+
+impl Trained {
+    /// Loads RUN: a run directory (its best checkpoint) or a checkpoint directory.
+    fn load(run: &Path) -> Result<Self> {
+        use sha2::{Digest, Sha256};
+        let checkpoint = checkpoint::resolve(run)?;
+        let files = checkpoint::load(&checkpoint)?;
+        let (model, tokenizer) = model_files::load(&files)?;
+        let tokenizer_sha256 = format!("{:x}", Sha256::digest(files.get("tokenizer.json")?));
+        Ok(Self { checkpoint, model, tokenizer, tokenizer_sha256 })
+    }
+
+    /// The configuration of the run that the checkpoint belongs to.
+    fn run_config(&self) -> Result<Config> {
+        let run = fs::canonicalize(&self.checkpoint)
+            .ok()
+            .and_then(|checkpoint| Some(checkpoint.parent()?.parent()?.join("config.toml")));
+        let text = run.as_ref().and_then(|path| fs::read_to_string(path).ok()).ok_or_else(|| {
+            Failure::Usage(format!(
+                "{} does not stand in a run directory with a config.toml, so its validation split is unknown; name the \
+                 text with --data",
+                self.checkpoint.display()
+            ))
+        })?;
+        toml::from_str(&text).with_context(|| "cannot read the run's config.toml")
+    }
+}

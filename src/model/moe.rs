@@ -389,7 +389,7 @@ impl SavedRouted {
     /// Where the pairs of a token went.
     #[inline(always)]
     fn places(&self, token: usize) -> impl Iterator<Item = usize> {
-        let k = self.dispatch.places_NK.len() * self.routing.num_experts / self.routing.probs_NE.len();
+        let k = self.routing.experts_per_token();
         self.dispatch.places_NK[token * k..][..k].iter().flatten().map(|&place| place as usize)
     }
 }

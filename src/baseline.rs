@@ -1,0 +1,173 @@
+//! The n-gram language model that every evaluation is compared with: what counting bytes alone would achieve.
+//!
+//! Interpolated Witten-Bell smoothing (Witten and Bell 1991; Chen and Goodman 1998, section 2.5): with c(h b) the count
+//! of byte b after context h, c(h) that of the context, T(h) the number of different bytes seen after it, and h' the
+//! context without its oldest byte,
+//!
+//! P(b | h) = (c(h b) + T(h) P(b | h')) / (c(h) + T(h)),   ending in the uniform 1/256.
+//!
+//! An order-n model has contexts of up to n - 1 bytes. Each text is followed by one 0 byte, which is predicted and
+//! counted like any other; contexts do not reach across texts.
+
+use anyhow::{Result, ensure};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::RangeInclusive;
+
+/// Orders that are tried.
+const ORDERS: RangeInclusive<usize> = 2..=6;
+
+/// The best n-gram model's result.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Baseline {
+    pub order: usize,
+    pub bits_per_byte: f64,
+}
+
+/// Trains all orders on the training texts and returns the one with the fewest bits per byte on the validation texts.
+///
+/// # Errors
+/// If there is no validation text.
+pub fn ngram_baseline<S: AsRef<str>>(training: &[S], validation: &[S]) -> Result<Baseline> {
+    ensure!(!validation.is_empty(), "there is no validation text to measure the n-gram baseline on");
+    let mut counts = Counts::default();
+    for text in training {
+        counts.add(text.as_ref());
+    }
+    let mut bits = [0.0f64; *ORDERS.end() + 1];
+    let mut bytes = 0;
+    for text in validation {
+        for_each_byte(text.as_ref(), |history, byte| {
+            bytes += 1;
+            for (order, probability) in counts.probabilities(history, byte) {
+                bits[order] -= probability.log2();
+            }
+        });
+    }
+    let best = ORDERS.min_by(|&a, &b| bits[a].total_cmp(&bits[b])).unwrap_or(*ORDERS.start());
+    Ok(Baseline { order: best, bits_per_byte: bits[best] / bytes as f64 })
+}
+
+/// Calls `visit` with each byte of a text, and at last its 0 byte, and with up to five bytes before it.
+fn for_each_byte(text: &str, mut visit: impl FnMut(&[u8], u8)) {
+    let bytes = text.as_bytes();
+    for (position, &byte) in bytes.iter().chain(&[0]).enumerate() {
+        visit(&bytes[position.saturating_sub(ORDERS.end() - 1)..position], byte);
+    }
+}
+
+/// Counts of contexts and of their continuations. A sequence of up to seven bytes is packed into its key: the bytes,
+/// behind them their number.
+#[derive(Default)]
+struct Counts {
+    continuations: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
+    /// c(h) and T(h).
+    contexts: HashMap<u64, (u32, u32), BuildHasherDefault<KeyHasher>>,
+}
+
+impl Counts {
+    fn add(&mut self, text: &str) {
+        for_each_byte(text, |history, byte| {
+            for context in contexts(history) {
+                let count = self.continuations.entry(extended(context, byte)).or_insert(0);
+                let (total, distinct) = self.contexts.entry(context).or_insert((0, 0));
+                *distinct += u32::from(*count == 0);
+                *count += 1;
+                *total += 1;
+            }
+        });
+    }
+
+    /// P(byte | history) for every order.
+    fn probabilities(&self, history: &[u8], byte: u8) -> impl Iterator<Item = (usize, f64)> {
+        let mut by_length = [0.0; *ORDERS.end()];
+        let mut probability = 1.0 / 256.0;
+        let mut contexts = contexts(history);
+        for slot in &mut by_length {
+            // A context that was never seen, or is cut short by the start of the text, leaves the shorter one's word.
+            if let Some((context, &(total, distinct))) = contexts.next().and_then(|c| Some((c, self.contexts.get(&c)?)))
+            {
+                let count = self.continuations.get(&extended(context, byte)).map_or(0.0, |&count| f64::from(count));
+                let distinct = f64::from(distinct);
+                probability = (count + distinct * probability) / (f64::from(total) + distinct);
+            }
+            *slot = probability;
+        }
+        ORDERS.map(move |order| (order, by_length[order - 1]))
+    }
+}
+
+/// The keys of a history's last 0, 1, 2, ... bytes.
+fn contexts(history: &[u8]) -> impl Iterator<Item = u64> {
+    (0..=history.len()).map(|length| {
+        let bytes = &history[history.len() - length..];
+        bytes.iter().fold(0, |key, &byte| key << 8 | u64::from(byte)) << 8 | length as u64
+    })
+}
+
+/// The key of a context with one more byte.
+fn extended(context: u64, byte: u8) -> u64 {
+    (context & !0xff) << 8 | u64::from(byte) << 8 | (context & 0xff) + 1
+}
+
+/// Keys are unique already; this spreads them.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        let mixed = (self.0 ^ key).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probabilities_follow_the_formula_by_hand() {
+        let mut counts = Counts::default();
+        counts.add("aba");
+        // Seen: a, b, a, end. Empty context: c = 4, T = 3.
+        let uniform = 1.0 / 256.0;
+        let after_nothing = (2.0 + 3.0 * uniform) / 7.0;
+        // After "b": a once. After "a": b once, end once.
+        let a_after_b = (1.0 + 1.0 * after_nothing) / 2.0;
+        let probabilities: Vec<_> = counts.probabilities(b"b", b'a').collect();
+        assert!((probabilities[0].1 - a_after_b).abs() < 1e-12, "order 2");
+        assert!((probabilities[4].1 - a_after_b).abs() < 1e-12, "order 6 has no longer context to go by");
+        let a_after_ab = (1.0 + 1.0 * a_after_b) / 2.0;
+        assert!((counts.probabilities(b"ab", b'a').nth(1).unwrap().1 - a_after_ab).abs() < 1e-12, "order 3");
+    }
+
+    #[test]
+    fn probabilities_sum_to_one_after_any_history() {
+        let mut counts = Counts::default();
+        counts.add("the cat sat on the mat");
+        for history in [&b""[..], b"the ", b"xyz", b"at on"] {
+            let mut sums = [0.0; 7];
+            for byte in 0..=255 {
+                counts.probabilities(history, byte).for_each(|(order, probability)| sums[order] += probability);
+            }
+            assert!(ORDERS.into_iter().all(|order| (sums[order] - 1.0).abs() < 1e-9), "{history:?}: {sums:?}");
+        }
+    }
+
+    #[test]
+    fn repeated_text_is_learned_and_texts_shorter_than_the_order_are_fine() {
+        let text = "abcabcabc".repeat(50);
+        let baseline = ngram_baseline(&[text.as_str()], &["abcabcabcabc"]).unwrap();
+        assert!(baseline.bits_per_byte < 1.0, "{baseline:?}");
+        assert!(ngram_baseline(&["a"], &["b"]).unwrap().bits_per_byte > 7.0);
+        assert!(ngram_baseline(&["a"], &[]).is_err());
+    }
+}

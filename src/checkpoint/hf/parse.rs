@@ -1,0 +1,403 @@
+//! Hugging Face's `config.json` back to our configuration. Ours are exact, through the object `"tinymoe"`; of others,
+//! everything that we do not compute is refused by name.
+
+use super::{OURS, model_type};
+use crate::checkpoint::corrupt;
+use crate::config::{Balance, Config, DEFAULTS, ModelConfig, RouterConfig, ScoringFunc};
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+/// No size in a configuration is larger: it keeps products of three of them in 64 bits.
+const MAX_SIZE: u64 = 1 << 20;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ours {
+    model: ModelConfig,
+    router: RouterConfig,
+}
+
+/// Model, router and vocabulary size from the bytes of `origin`, a `config.json` of ours or of one of the
+/// architectures that we write. What only training needs and the file does not say has its default.
+///
+/// # Errors
+/// `CorruptCheckpoint` for what is not a configuration or lacks a key; a plain error for an architecture or an option
+/// that we do not compute.
+pub fn parse_config_json(bytes: &[u8], origin: &str) -> Result<(ModelConfig, RouterConfig, usize)> {
+    let values = serde_json::from_slice(bytes).map_err(|error| corrupt(format!("{origin}: {error}")))?;
+    let keys = Keys { values, origin };
+    let claimed = keys.values.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    let vocab_size = keys.size("vocab_size")?;
+    let (model, router) = match keys.values.get("tinymoe") {
+        Some(ours) => {
+            let ours = Ours::deserialize(ours).map_err(|error| corrupt(format!("{origin}: tinymoe: {error}")))?;
+            (ours.model, ours.router)
+        }
+        None => from_architecture(&keys, claimed)?,
+    };
+    check_shape(&model).map_err(|what| corrupt(format!("{origin}: {what}")))?;
+    let actual = model_type(&model, &router);
+    ensure!(claimed == actual, "{origin}: model_type is {claimed:?}, but the options are those of {actual:?}");
+    Ok((model, router, vocab_size))
+}
+
+/// The keys of a `config.json`; null counts as absent, as in transformers.
+struct Keys<'a> {
+    values: Map<String, Value>,
+    origin: &'a str,
+}
+
+impl Keys<'_> {
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.values.get(key).filter(|value| !value.is_null())
+    }
+
+    fn size(&self, key: &str) -> Result<usize> {
+        let value = self.get(key).ok_or_else(|| corrupt(format!("{}: {key} is missing", self.origin)))?;
+        let size = value.as_u64().filter(|&size| size <= MAX_SIZE);
+        size.map(|size| size as usize)
+            .ok_or_else(|| corrupt(format!("{}: {key} = {value} is not a whole number up to {MAX_SIZE}", self.origin)))
+    }
+
+    fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+        if self.get(key).is_some() { self.size(key) } else { Ok(default) }
+    }
+
+    fn number_or(&self, key: &str, default: f64) -> Result<f64> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        value.as_f64().ok_or_else(|| corrupt(format!("{}: {key} = {value} is not a number", self.origin)))
+    }
+
+    fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| corrupt(format!("{}: {key} = {value} is not true or false", self.origin)))
+    }
+
+    /// Rotary parameters moved into an object of their own in transformers 5.
+    fn rope_number_or(&self, key: &str, default: f64) -> Result<f64> {
+        let nested = self.get("rope_parameters").and_then(|rope| rope.get(key)).and_then(Value::as_f64);
+        nested.map_or_else(|| self.number_or(key, default), Ok)
+    }
+
+    /// Refuses a key with another value than the only one that we compute.
+    fn require(&self, key: &str, default: Value, supported: Value) -> Result<()> {
+        let value = self.get(key).unwrap_or(&default);
+        ensure!(*value == supported, "{}: {key} = {value} is not supported, only {supported} is", self.origin);
+        Ok(())
+    }
+}
+
+/// Reads a configuration that transformers wrote; absent keys have the architecture's own defaults.
+fn from_architecture(keys: &Keys, model_type: &str) -> Result<(ModelConfig, RouterConfig)> {
+    let origin = keys.origin;
+    let known = ["qwen3", "llama", "qwen3_moe", "mixtral", "qwen2_moe", "glm4_moe"];
+    if !known.contains(&model_type) {
+        if model_type == OURS {
+            return Err(corrupt(format!("{origin}: the object \"tinymoe\" is missing")));
+        }
+        bail!("{origin}: model_type {model_type:?} is not supported, only {} are", known.join(", "));
+    }
+    refuse_unsupported(keys, model_type)?;
+    let Config { mut model, mut router, .. } = toml::from_str(DEFAULTS).context("the built-in defaults")?;
+    let heads = keys.size("num_attention_heads")?;
+    model.hidden_size = keys.size("hidden_size")?;
+    model.num_hidden_layers = keys.size("num_hidden_layers")?;
+    model.num_attention_heads = heads;
+    model.num_key_value_heads = keys.size("num_key_value_heads")?;
+    let head_dim = if model_type == "qwen3" { Some(128) } else { model.hidden_size.checked_div(heads) };
+    model.head_dim = keys.size_or("head_dim", head_dim.unwrap_or(0))?;
+    model.max_position_embeddings = keys.size("max_position_embeddings")?;
+    model.rope_theta = keys.rope_number_or("rope_theta", if model_type == "mixtral" { 1e6 } else { 1e4 })?;
+    let eps = if matches!(model_type, "mixtral" | "glm4_moe") { 1e-5 } else { 1e-6 };
+    model.rms_norm_eps = keys.number_or("rms_norm_eps", eps)?;
+    model.qk_norm = match model_type {
+        "glm4_moe" => keys.flag_or("use_qk_norm", false)?,
+        _ => matches!(model_type, "qwen3" | "qwen3_moe"),
+    };
+    model.tie_word_embeddings = keys.flag_or("tie_word_embeddings", false)?;
+    model.initializer_range = keys.number_or("initializer_range", 0.02)?;
+    model.intermediate_size = keys.size("intermediate_size")?;
+    model.num_experts = 0;
+    if !matches!(model_type, "qwen3" | "llama") {
+        read_experts(keys, model_type, &mut model, &mut router)?;
+    }
+    Ok((model, router))
+}
+
+fn read_experts(keys: &Keys, model_type: &str, model: &mut ModelConfig, router: &mut RouterConfig) -> Result<()> {
+    let glm = model_type == "glm4_moe";
+    let experts = ["num_local_experts", "num_experts", "n_routed_experts"];
+    model.num_experts = keys.size(experts.into_iter().find(|key| keys.get(key).is_some()).unwrap_or(experts[0]))?;
+    model.num_experts_per_tok = keys.size("num_experts_per_tok")?;
+    let width = if model_type == "mixtral" { "intermediate_size" } else { "moe_intermediate_size" };
+    model.moe_intermediate_size = keys.size(width)?;
+    (model.n_shared_experts, model.shared_expert_gate) = match model_type {
+        "glm4_moe" => (keys.size_or("n_shared_experts", 1)?, false),
+        "qwen2_moe" => (shared_experts(keys, model.moe_intermediate_size)?, true),
+        _ => (0, false),
+    };
+    model.first_k_dense_replace =
+        if glm { keys.size_or("first_k_dense_replace", 1)? } else { leading_dense_layers(keys)? };
+    (router.scoring_func, router.balance) =
+        if glm { (ScoringFunc::Sigmoid, Balance::Bias) } else { (ScoringFunc::Softmax, Balance::AuxLoss) };
+    router.norm_topk_prob = model_type == "mixtral" || keys.flag_or("norm_topk_prob", glm)?;
+    router.routed_scaling_factor = if glm { keys.number_or("routed_scaling_factor", 1.0)? } else { 1.0 };
+    // See `hf::aux_loss_coef`.
+    router.router_aux_loss_coef = keys.number_or("router_aux_loss_coef", 0.001)? * model.num_experts_per_tok as f64;
+    Ok(())
+}
+
+/// qwen2_moe gives the width of its one shared expert; ours are counted in widths of an expert.
+fn shared_experts(keys: &Keys, expert_width: usize) -> Result<usize> {
+    let key = "shared_expert_intermediate_size";
+    let (width, origin) = (keys.size(key)?, keys.origin);
+    ensure!(
+        expert_width > 0 && width.is_multiple_of(expert_width),
+        "{origin}: {key} = {width} is not supported, only multiples of moe_intermediate_size = {expert_width} are"
+    );
+    Ok(width / expert_width)
+}
+
+/// How many layers `mlp_only_layers` makes dense, which must be the first ones.
+fn leading_dense_layers(keys: &Keys) -> Result<usize> {
+    let Some(layers) = keys.get("mlp_only_layers") else { return Ok(0) };
+    let count = layers.as_array().map_or(0, Vec::len);
+    let leading: Vec<usize> = (0..count).collect();
+    ensure!(
+        *layers == json!(leading),
+        "{}: mlp_only_layers = {layers} is not supported, only the first layers can be dense",
+        keys.origin
+    );
+    Ok(count)
+}
+
+/// Refuses by name what changes the forward pass and what we do not compute.
+fn refuse_unsupported(keys: &Keys, model_type: &str) -> Result<()> {
+    keys.require("hidden_act", json!("silu"), json!("silu"))?;
+    keys.require("qkv_bias", json!(model_type == "qwen2_moe"), json!(false))?;
+    for key in ["attention_bias", "mlp_bias", "use_sliding_window"] {
+        keys.require(key, json!(false), json!(false))?;
+    }
+    for (key, supported) in
+        [("n_group", 1), ("topk_group", 1), ("decoder_sparse_step", 1), ("num_nextn_predict_layers", 0)]
+    {
+        keys.require(key, json!(supported), json!(supported))?;
+    }
+    for key in ["rope_scaling", "quantization_config"] {
+        keys.require(key, Value::Null, Value::Null)?;
+    }
+    if model_type == "mixtral" {
+        // The others read it only if use_sliding_window is set.
+        keys.require("sliding_window", Value::Null, Value::Null)?;
+    }
+    let origin = keys.origin;
+    if let Some(layers) = keys.get("layer_types").and_then(Value::as_array) {
+        let other = layers.iter().find(|layer| *layer != "full_attention");
+        ensure!(other.is_none(), "{origin}: layer_types other than \"full_attention\" are not supported");
+    }
+    let rope = keys.get("rope_parameters").and_then(|rope| rope.get("rope_type"));
+    ensure!(rope.is_none_or(|rope| rope == "default"), "{origin}: only rope_type \"default\" is supported");
+    let default = if model_type == "glm4_moe" { 0.5 } else { 1.0 };
+    let rotated = keys.rope_number_or("partial_rotary_factor", default)?;
+    ensure!(rotated == 1.0, "{origin}: partial_rotary_factor = {rotated} is not supported, only 1.0 is");
+    Ok(())
+}
+
+/// What must hold for the tensors' shapes to make sense.
+fn check_shape(model: &ModelConfig) -> Result<(), String> {
+    let mut sizes = vec![
+        ("hidden_size", model.hidden_size),
+        ("num_hidden_layers", model.num_hidden_layers),
+        ("num_attention_heads", model.num_attention_heads),
+        ("num_key_value_heads", model.num_key_value_heads),
+        ("head_dim", model.head_dim),
+        ("max_position_embeddings", model.max_position_embeddings),
+    ];
+    let moe = model.num_experts > 0;
+    if moe {
+        sizes.push(("num_experts", model.num_experts));
+        sizes.push(("num_experts_per_tok", model.num_experts_per_tok));
+        sizes.push(("moe_intermediate_size", model.moe_intermediate_size));
+    }
+    if !moe || model.first_k_dense_replace > 0 {
+        sizes.push(("intermediate_size", model.intermediate_size));
+    }
+    for (key, size) in sizes {
+        if size == 0 || size as u64 > MAX_SIZE {
+            return Err(format!("{key} = {size} is not between 1 and {MAX_SIZE}"));
+        }
+    }
+    if !model.num_attention_heads.is_multiple_of(model.num_key_value_heads) {
+        return Err("num_attention_heads is not a multiple of num_key_value_heads".to_string());
+    }
+    if !model.head_dim.is_multiple_of(2) {
+        return Err(format!("head_dim = {} is odd; rotary embeddings turn pairs of channels", model.head_dim));
+    }
+    if moe && model.num_experts_per_tok > model.num_experts {
+        return Err("num_experts_per_tok is larger than num_experts".to_string());
+    }
+    if model.n_shared_experts as u64 > MAX_SIZE {
+        return Err(format!("n_shared_experts = {} is too large", model.n_shared_experts));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config_json;
+    use super::super::tests::{OBSTACLES, VARIANTS, edited};
+    use super::*;
+    use crate::error::exit_code;
+    use proptest::prelude::*;
+
+    fn written(model: &ModelConfig, router: &RouterConfig) -> Map<String, Value> {
+        serde_json::from_slice(&config_json(model, router, 1024, Some(0)).unwrap()).unwrap()
+    }
+
+    fn parse(config: &Map<String, Value>) -> Result<(ModelConfig, RouterConfig, usize)> {
+        parse_config_json(&serde_json::to_vec(config).unwrap(), "config.json")
+    }
+
+    /// A `config.json` as transformers would write it for variant `index`: without our object.
+    fn foreign(index: usize) -> Map<String, Value> {
+        let (model, router) = edited(VARIANTS[index].1);
+        let mut config = written(&model, &router);
+        config.remove("tinymoe");
+        config
+    }
+
+    #[test]
+    fn our_own_configurations_come_back_exactly() {
+        for (_, edit) in VARIANTS.iter().chain(OBSTACLES) {
+            let (model, router) = edited(*edit);
+            let parsed = parse(&written(&model, &router)).unwrap();
+            assert_eq!(parsed, (model, router, 1024));
+        }
+    }
+
+    #[test]
+    fn the_keys_of_transformers_alone_rebuild_the_same_model() {
+        for (index, (model_type, edit)) in VARIANTS.iter().enumerate() {
+            let (mut model, router) = edited(*edit);
+            let (found, found_router, vocab_size) = parse(&foreign(index)).unwrap();
+            // What these architectures leave unsaid, and what has no effect.
+            model.hidden_dropout = found.hidden_dropout;
+            if *model_type == "mixtral" {
+                model.intermediate_size = found.intermediate_size;
+            }
+            if found.num_experts == 0 {
+                (model.num_experts, model.first_k_dense_replace) = (0, 0);
+            }
+            assert_eq!((&found, vocab_size), (&model, 1024), "{model_type}");
+            assert_eq!(found_router.scoring_func, router.scoring_func, "{model_type}");
+            assert_eq!(found_router.norm_topk_prob, router.norm_topk_prob, "{model_type}");
+            assert_eq!(found_router.routed_scaling_factor, router.routed_scaling_factor, "{model_type}");
+        }
+    }
+
+    #[test]
+    fn absent_keys_have_the_defaults_of_their_architecture() {
+        let mut config = foreign(2);
+        for key in ["rope_theta", "rope_parameters", "rms_norm_eps", "head_dim", "tie_word_embeddings"] {
+            config.remove(key);
+        }
+        let (model, ..) = parse(&config).unwrap();
+        assert_eq!((model.rope_theta, model.rms_norm_eps, model.head_dim), (1e6, 1e-5, 32));
+        assert!(!model.tie_word_embeddings);
+    }
+
+    #[test]
+    fn what_we_do_not_compute_is_refused_by_name() {
+        for (index, key, value) in [
+            (0, "hidden_act", json!("gelu")),
+            (0, "attention_bias", json!(true)),
+            (0, "use_sliding_window", json!(true)),
+            (0, "mlp_only_layers", json!([1])),
+            (0, "decoder_sparse_step", json!(2)),
+            (0, "rope_scaling", json!({ "rope_type": "yarn", "factor": 4.0 })),
+            (0, "rope_type", json!("x")),
+            (0, "quantization_config", json!({ "bits": 4 })),
+            (2, "sliding_window", json!(4096)),
+            (3, "qkv_bias", Value::Null),
+            (3, "shared_expert_intermediate_size", json!(100)),
+            (4, "n_group", json!(2)),
+            (4, "num_nextn_predict_layers", json!(1)),
+            (4, "partial_rotary_factor", json!(0.5)),
+            (6, "layer_types", json!(["sliding_attention"])),
+            (8, "mlp_bias", json!(true)),
+            (8, "model_type", json!("gpt2")),
+        ] {
+            let mut config = foreign(index);
+            match key {
+                "rope_type" => config["rope_parameters"][key] = value,
+                "partial_rotary_factor" => config["rope_parameters"][key] = value,
+                _ => drop(config.insert(key.to_string(), value)),
+            }
+            let error = parse(&config).expect_err(key);
+            assert_eq!(exit_code(&error), 1, "{error:#}");
+            assert!(error.to_string().contains(key), "{key}: {error:#}");
+        }
+    }
+
+    #[test]
+    fn missing_or_senseless_sizes_are_corrupt_and_named() {
+        for (key, value) in [
+            ("hidden_size", Value::Null),
+            ("num_attention_heads", json!(0)),
+            ("num_key_value_heads", json!(3)),
+            ("head_dim", json!(7)),
+            ("num_experts_per_tok", json!(9)),
+            ("vocab_size", json!(-1)),
+            ("moe_intermediate_size", json!(1u64 << 40)),
+            ("rms_norm_eps", json!("small")),
+        ] {
+            let mut config = foreign(0);
+            config.insert(key.to_string(), value);
+            let error = parse(&config).expect_err(key);
+            assert_eq!(exit_code(&error), 4, "{key}: {error:#}");
+            assert!(error.to_string().contains(key), "{key}: {error:#}");
+        }
+    }
+
+    #[test]
+    fn options_that_contradict_the_model_type_are_refused() {
+        let (model, router) = edited(|_, _| {});
+        let mut config = written(&model, &router);
+        config["tinymoe"]["model"]["qk_norm"] = json!(false);
+        assert!(parse(&config).unwrap_err().to_string().contains("\"mixtral\""));
+        config["tinymoe"]["model"]["qk_nrom"] = json!(false);
+        assert_eq!(exit_code(&parse(&config).unwrap_err()), 4);
+    }
+
+    #[test]
+    fn a_configuration_cut_at_any_length_is_refused() {
+        let (model, router) = edited(|_, _| {});
+        let whole = config_json(&model, &router, 1024, Some(0)).unwrap();
+        for length in 0..whole.len() {
+            assert_eq!(exit_code(&parse_config_json(&whole[..length], "config.json").unwrap_err()), 4);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_are_refused_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(parse_config_json(&bytes, "config.json").is_err());
+        }
+
+        #[test]
+        fn a_configuration_with_any_number_changed_never_panics(
+            index in 0..VARIANTS.len(),
+            key in any::<prop::sample::Index>(),
+            value in any::<u64>(),
+            own in any::<bool>(),
+        ) {
+            let (model, router) = edited(VARIANTS[index].1);
+            let mut config = if own { written(&model, &router) } else { foreign(index) };
+            let target = if own { config["tinymoe"]["model"].as_object_mut().unwrap() } else { &mut config };
+            let key = key.get(&target.keys().cloned().collect::<Vec<_>>()).clone();
+            target.insert(key, json!(value >> (value % 64)));
+            let _ = parse(&config);
+        }
+    }
+}

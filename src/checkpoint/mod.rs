@@ -1,0 +1,21 @@
+//! Checkpoints: what a run leaves on disk and comes back from.
+//!
+//! - [`directory`]: one checkpoint, a directory of files under a manifest of sizes and hashes
+//! - [`run`]: the checkpoints of a run: newest, best, latest, pruning
+//! - [`tensors`]: named f32 tensors to and from safetensors
+//! - [`hf`]: Hugging Face's `config.json`, both ways, and tensor names
+
+pub mod directory;
+pub mod hf;
+pub mod model_files;
+pub mod run;
+pub mod tensors;
+
+pub use directory::{Files, load, save};
+pub use run::{Newest, link, newest, prune, resolve};
+
+use crate::error::Failure;
+
+fn corrupt(message: String) -> anyhow::Error {
+    Failure::CorruptCheckpoint(message).into()
+}

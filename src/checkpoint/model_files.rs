@@ -1,0 +1,80 @@
+//! A model with its tokenizer, and an optimizer's state, as the files of a checkpoint and back.
+
+use super::tensors::{TensorSlot, TensorView, decode, encode as encode_tensors};
+use super::{Files, hf};
+use crate::model::parameters::slices_mut;
+use crate::model::transformer::Transformer;
+use crate::optim::adamw::AdamW;
+use crate::tokenizer::Tokenizer;
+use anyhow::Result;
+use std::ops::Range;
+
+/// The Hugging Face files: configuration, weights, tokenizer.
+pub fn encode(model: &Transformer, tokenizer: &Tokenizer) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let end = tokenizer.end_of_text();
+    let config = hf::config_json(&model.model, &model.router, model.vocab_size, end)?;
+    Ok(vec![
+        ("config.json", config),
+        ("generation_config.json", hf::generation_config_json(end)?),
+        ("model.safetensors", encode_tensors(&views(model, "", &model.parameters.values()))?),
+        ("tokenizer.json", tokenizer.to_json()?),
+        ("tokenizer_config.json", tokenizer.config_json(model.model.max_position_embeddings)?),
+    ])
+}
+
+/// A model and its tokenizer, ready to run.
+pub fn load(files: &Files) -> Result<(Transformer, Tokenizer)> {
+    let (model, router, vocab_size) = hf::parse_config_json(files.get("config.json")?, "config.json")?;
+    let tokenizer = Tokenizer::from_json(files.get("tokenizer.json")?, "tokenizer.json")?;
+    let model = Transformer::new(&model, &router, vocab_size, 0)?;
+    decode_weights(files, &model)?;
+    Ok((model, tokenizer))
+}
+
+/// Fills a model of the right shape with the weights of a checkpoint.
+pub fn decode_weights(files: &Files, model: &Transformer) -> Result<()> {
+    let mut values = model.parameters.values_mut();
+    decode(files.get("model.safetensors")?, "model.safetensors", &mut slots(model, "", &mut values))
+}
+
+pub fn encode_optimizer(model: &Transformer, optimizer: &AdamW) -> Result<Vec<u8>> {
+    let mut tensors = views(model, "exp_avg.", &optimizer.exp_avg);
+    tensors.extend(views(model, "exp_avg_sq.", &optimizer.exp_avg_sq));
+    encode_tensors(&tensors)
+}
+
+pub fn decode_optimizer(files: &Files, model: &Transformer, optimizer: &mut AdamW) -> Result<()> {
+    let mut expected = slots(model, "exp_avg.", &mut optimizer.exp_avg);
+    expected.extend(slots(model, "exp_avg_sq.", &mut optimizer.exp_avg_sq));
+    decode(files.get("optimizer.safetensors")?, "optimizer.safetensors", &mut expected)
+}
+
+/// Named tensors over a flat buffer that is laid out like the model's parameters.
+fn views<'a>(model: &Transformer, prefix: &str, buffer: &'a [f32]) -> Vec<TensorView<'a>> {
+    let parameters = model.parameters.list().iter();
+    let names = names(model, prefix);
+    parameters
+        .zip(names)
+        .map(|(parameter, name)| TensorView {
+            name,
+            shape: parameter.shape.clone(),
+            data: &buffer[parameter.range.clone()],
+        })
+        .collect()
+}
+
+fn slots<'a>(model: &Transformer, prefix: &str, buffer: &'a mut [f32]) -> Vec<TensorSlot<'a>> {
+    let parameters = model.parameters.list();
+    let ranges: Vec<Range<usize>> = parameters.iter().map(|parameter| parameter.range.clone()).collect();
+    let slices = slices_mut(buffer, &ranges).into_iter().zip(names(model, prefix));
+    let slot = |(parameter, (data, name)): (&crate::model::parameters::Parameter, (&'a mut [f32], String))| {
+        TensorSlot { name, shape: parameter.shape.clone(), data }
+    };
+    parameters.iter().zip(slices).map(slot).collect()
+}
+
+fn names(model: &Transformer, prefix: &str) -> Vec<String> {
+    let model_type = hf::model_type(&model.model, &model.router);
+    let name = |canonical: &str| format!("{prefix}{}", hf::tensor_name(model_type, canonical));
+    model.parameters.list().iter().map(|parameter| name(&parameter.name)).collect()
+}

@@ -1,0 +1,127 @@
+//! `tinymoe eval`: the loss on the run's validation split, or on other text.
+
+use super::{Global, Trained};
+use crate::baseline::ngram_baseline;
+use crate::config::DataConfig;
+use crate::dataset::{Part, Tokens, split};
+use crate::error::Failure;
+use crate::train::evaluate::{byte_count, evaluate};
+use crate::train::prepare::read_data;
+use crate::transcript::Document;
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// A run directory (its best checkpoint) or a checkpoint directory
+    run: PathBuf,
+    /// Text to evaluate on instead of the validation split: files, directories or globs; may be repeated
+    #[arg(long, value_name = "PATH")]
+    data: Vec<String>,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Text of a run or from the command line.
+pub(super) struct Texts {
+    documents: Vec<Document>,
+    /// The held-out part of each document, where the text is the run's own data.
+    validation_fraction: Option<f64>,
+}
+
+impl Texts {
+    /// The files in `data`; with none, the validation split of the run's own data.
+    pub fn read(trained: &Trained, data: &[String]) -> Result<Self> {
+        if data.is_empty() {
+            let config = trained.run_config()?.data;
+            let documents = read_data(&config)?;
+            return Ok(Self { documents, validation_fraction: Some(config.validation_fraction) });
+        }
+        // Text is read as the run's was, where that is known.
+        let options = match trained.run_config() {
+            Ok(config) => config.data,
+            Err(_) => crate::config::Config::default().data,
+        };
+        let documents = read_data(&DataConfig { sources: data.to_vec(), ..options })?;
+        Ok(Self { documents, validation_fraction: None })
+    }
+
+    /// The text to evaluate on, and where it is a validation split also the training part.
+    pub fn parts(&self) -> (Option<Vec<Part<'_>>>, Vec<Part<'_>>) {
+        match self.validation_fraction {
+            Some(fraction) => {
+                let (training, validation) = split(&self.documents, fraction);
+                (Some(training), validation)
+            }
+            None => {
+                let whole = self.documents.iter().map(|Document { domain, text, .. }| Part { domain, text });
+                (None, whole.collect())
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Report {
+    /// Nats per token.
+    loss: f64,
+    perplexity: f64,
+    bits_per_byte: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ngram_bits_per_byte: Option<f64>,
+    tokens: usize,
+    bytes: usize,
+    context: usize,
+}
+
+/// # Errors
+/// Usage errors, a damaged checkpoint, and files that cannot be read.
+pub fn run(args: EvalArgs, _global: &Global) -> Result<()> {
+    let trained = Trained::load(&args.run)?;
+    let texts = Texts::read(&trained, &args.data)?;
+    let (training, parts) = texts.parts();
+    let tokens = Tokens::encode(&parts, &trained.tokenizer)?;
+    if tokens.ids.len() < 2 {
+        return Err(Failure::Usage("there is no text to evaluate on".into()).into());
+    }
+    let evaluation = evaluate(&trained.model, &tokens, |_| ())?;
+    let bytes = byte_count(&trained.tokenizer, &tokens.ids[1..]);
+    let ngram_bits_per_byte = match training {
+        Some(training) => Some(ngram_baseline(&texts_of(&training), &texts_of(&parts))?.bits_per_byte),
+        None => None,
+    };
+    let report = Report {
+        loss: evaluation.loss,
+        perplexity: evaluation.loss.exp(),
+        bits_per_byte: evaluation.bits_per_byte(bytes),
+        ngram_bits_per_byte,
+        tokens: evaluation.tokens,
+        bytes,
+        context: trained.model.model.max_position_embeddings,
+    };
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        writeln!(out, "loss           {:.4} nats/token (perplexity {:.2})", report.loss, report.perplexity)?;
+        writeln!(out, "bits per byte  {:.4}", report.bits_per_byte)?;
+        if let Some(ngram) = ngram_bits_per_byte {
+            writeln!(out, "n-gram         {ngram:.4} bits per byte, trained on the run's training split")?;
+        }
+        writeln!(
+            out,
+            "text           {} tokens, {} bytes, in windows of {} tokens",
+            report.tokens, report.bytes, report.context
+        )?;
+    }
+    Ok(())
+}
+
+fn texts_of<'a>(parts: &[Part<'a>]) -> Vec<&'a str> {
+    parts.iter().map(|part| part.text).collect()
+}

@@ -1,0 +1,272 @@
+//! `tinymoe sample`: text from a checkpoint, streamed to stdout, with a log of the experts of every token.
+
+use super::{Global, Trained};
+use crate::error::Failure;
+use crate::routing::log::{Entry, Header, RoutingLog, Source};
+use crate::routing::{legend, paint};
+use crate::sample::generate::{Passed, Prompt, generate};
+use crate::sample::{SamplingOptions, Utf8Stream};
+use anyhow::{Context, Result};
+use clap::Args;
+use serde::Serialize;
+use serde_json::{Map, json};
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub struct SampleArgs {
+    /// A run directory (its best checkpoint) or a checkpoint directory
+    run: PathBuf,
+    /// Text to continue [default: the start of a new text]
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file")]
+    prompt: Option<String>,
+    /// Read the prompt from a file
+    #[arg(long, value_name = "FILE")]
+    prompt_file: Option<PathBuf>,
+    /// Tokens to draw at most
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    tokens: usize,
+    /// Below 1 safer, above 1 wilder; 0 always takes the likeliest token
+    #[arg(long, value_name = "X", default_value_t = SamplingOptions::default().temperature)]
+    temperature: f32,
+    /// Choose among the N likeliest tokens only; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    top_k: usize,
+    /// Choose among the fewest tokens that together reach this probability
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    top_p: f32,
+    /// Choose among tokens at least this fraction as likely as the likeliest
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    min_p: f32,
+    /// Above 1 makes tokens that occurred already less likely
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// The same seed draws the same text
+    #[arg(long, value_name = "N", default_value_t = SamplingOptions::default().seed)]
+    seed: u64,
+    /// How many samples
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    count: usize,
+    /// Log experts and gates of every token to a file (JSON lines)
+    #[arg(long, value_name = "FILE")]
+    routing_log: Option<PathBuf>,
+    /// Colour each token by its first expert in this layer, or "none"
+    #[arg(long, value_name = "LAYER|none", default_value = "none", value_parser = parse_layer)]
+    color_by: ColorBy,
+    /// One JSON object a sample instead of text
+    #[arg(long, conflicts_with = "color_by")]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ColorBy {
+    Layer(usize),
+    Nothing,
+}
+
+fn parse_layer(text: &str) -> Result<ColorBy, String> {
+    match text {
+        "none" => Ok(ColorBy::Nothing),
+        _ => text.parse().map(ColorBy::Layer).map_err(|_| "expected a layer's number or none".into()),
+    }
+}
+
+/// # Errors
+/// Usage errors, a damaged checkpoint, and files that cannot be read or written.
+pub fn run(args: SampleArgs, global: &Global) -> Result<()> {
+    let options = args.options();
+    options.validate()?;
+    if args.count == 0 {
+        return Err(Failure::Usage("--count 0 is out of range: at least one sample is needed".into()).into());
+    }
+    let text = args.prompt_text()?;
+    let trained = Trained::load(&args.run)?;
+    let painted_layer = painted_layer(args.color_by, &trained, global)?;
+    let mut log = match &args.routing_log {
+        Some(path) => Some(RoutingLog::create(path, &header(&trained, &options)?)?),
+        None => None,
+    };
+    let mut writer = Writer::new(&args, &trained, painted_layer);
+    writer.begin()?;
+    let prompt = Prompt { text: &text, tokens: args.tokens };
+    let outcome = generate(&trained.model, &trained.tokenizer, &prompt, &options, args.count, |passed| {
+        if let Some(log) = &mut log {
+            log.write(&entry(passed, &trained, args.count))?;
+        }
+        writer.token(passed)
+    });
+    // What was logged stays, also where stdout was closed meanwhile.
+    log.map_or(Ok(()), RoutingLog::finish)?;
+    outcome?;
+    writer.end()
+}
+
+impl SampleArgs {
+    fn options(&self) -> SamplingOptions {
+        SamplingOptions {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
+        }
+    }
+
+    fn prompt_text(&self) -> Result<String> {
+        match (&self.prompt, &self.prompt_file) {
+            (Some(text), _) => Ok(text.clone()),
+            (None, Some(path)) => {
+                let bytes = fs::read(path).with_context(|| format!("cannot read the prompt {}", path.display()))?;
+                String::from_utf8(bytes).map_err(|error| {
+                    let name = path.display();
+                    Failure::Usage(format!("the prompt {name} is not UTF-8 text: {}", error.utf8_error())).into()
+                })
+            }
+            (None, None) => Ok(String::new()),
+        }
+    }
+}
+
+/// The MoE layer (counted among MoE layers) whose experts colour the text; none where colours are off.
+fn painted_layer(color_by: ColorBy, trained: &Trained, global: &Global) -> Result<Option<usize>> {
+    let ColorBy::Layer(layer) = color_by else { return Ok(None) };
+    let moe_layers = trained.model.moe_layers();
+    match moe_layers.iter().position(|&moe_layer| moe_layer == layer) {
+        Some(position) => Ok(global.colours().then_some(position)),
+        None => {
+            let layers = moe_layers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+            let known = if layers.is_empty() { "this model has none".into() } else { format!("they are {layers}") };
+            Err(Failure::Usage(format!("--color-by {layer}: not a layer with experts; {known}")).into())
+        }
+    }
+}
+
+fn header<'a>(trained: &Trained, sampling: &'a SamplingOptions) -> Result<Header<&'a SamplingOptions>> {
+    let parameters = &trained.model.parameters;
+    let mut model = Map::new();
+    model.insert("checkpoint".into(), json!(trained.checkpoint.display().to_string()));
+    model.insert("parameters".into(), json!(parameters.count()));
+    model.insert("active_parameters".into(), json!(trained.model.active_parameters()));
+    Ok(Header {
+        model,
+        layers: trained.model.moe_layers(),
+        num_experts: trained.model.model.num_experts,
+        experts_per_token: trained.model.model.num_experts_per_tok,
+        tokenizer_sha256: trained.tokenizer_sha256.clone(),
+        sampling,
+    })
+}
+
+fn entry(passed: &Passed, trained: &Trained, count: usize) -> Entry {
+    Entry {
+        sample: (count > 1).then_some(passed.sample),
+        index: passed.index,
+        id: passed.id,
+        text: trained.tokenizer.token_text(passed.id),
+        source: passed.source,
+        logprob: passed.logprob,
+        experts: passed.experts(),
+        gates: passed.gates(),
+    }
+}
+
+/// One sample on its way to stdout.
+#[derive(Default)]
+struct Sample {
+    stream: Utf8Stream,
+    text: String,
+    prompt_len: usize,
+    tokens: usize,
+    logprob: f64,
+}
+
+/// Prints samples: a single one as it comes, several one after the other at the end.
+struct Writer<'a> {
+    trained: &'a Trained,
+    painted_layer: Option<usize>,
+    json: bool,
+    samples: Vec<Sample>,
+}
+
+/// One line of `--json`.
+#[derive(Serialize)]
+struct JsonSample<'a> {
+    sample: usize,
+    prompt: &'a str,
+    text: &'a str,
+    tokens: usize,
+    /// Mean over generated tokens, in nats.
+    mean_logprob: f64,
+}
+
+impl<'a> Writer<'a> {
+    fn new(args: &SampleArgs, trained: &'a Trained, painted_layer: Option<usize>) -> Self {
+        let samples = (0..args.count).map(|_| Sample::default()).collect();
+        Self { trained, painted_layer, json: args.json, samples }
+    }
+
+    fn begin(&self) -> io::Result<()> {
+        match self.painted_layer {
+            Some(_) => writeln!(io::stdout(), "{}", legend(self.trained.model.model.num_experts)),
+            None => Ok(()),
+        }
+    }
+
+    fn streams(&self) -> bool {
+        self.samples.len() == 1 && !self.json
+    }
+
+    fn token(&mut self, passed: &Passed) -> Result<()> {
+        let streams = self.streams();
+        let sample = &mut self.samples[passed.sample];
+        let text = sample.stream.push(self.trained.tokenizer.token_bytes(passed.id));
+        let mut shown = String::new();
+        match self.painted_layer {
+            Some(layer) if !text.is_empty() => paint(&text, passed.first_expert(layer), &mut shown),
+            _ => shown = text,
+        }
+        if passed.source == Source::Generated {
+            sample.tokens += 1;
+            sample.logprob += f64::from(passed.logprob.unwrap_or(0.0));
+        } else {
+            sample.prompt_len += shown.len();
+        }
+        if streams {
+            let mut out = io::stdout().lock();
+            out.write_all(shown.as_bytes())?;
+            out.flush()?;
+        } else {
+            sample.text.push_str(&shown);
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<()> {
+        let streams = self.streams();
+        let several = self.samples.len() > 1;
+        let mut out = io::stdout().lock();
+        for (number, sample) in std::mem::take(&mut self.samples).into_iter().enumerate() {
+            let text = sample.text + &sample.stream.finish();
+            if streams {
+                writeln!(out, "{text}")?;
+            } else if self.json {
+                let (prompt, text) = text.split_at(sample.prompt_len);
+                let mean_logprob = sample.logprob / sample.tokens.max(1) as f64;
+                serde_json::to_writer(
+                    &mut out,
+                    &JsonSample { sample: number, prompt, text, tokens: sample.tokens, mean_logprob },
+                )?;
+                writeln!(out)?;
+            } else {
+                if several {
+                    writeln!(out, "--- sample {} ---", number + 1)?;
+                }
+                writeln!(out, "{text}")?;
+            }
+        }
+        out.flush()?;
+        Ok(())
+    }
+}

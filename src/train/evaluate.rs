@@ -1,0 +1,77 @@
+//! The one protocol of evaluation: mean cross-entropy over all positions of consecutive, non-overlapping windows of
+//! the training context length over the whole of a text, nothing random in it.
+
+use crate::dataset::Tokens;
+use crate::model::operation::{Mode, Pass};
+use crate::model::router::Routing;
+use crate::model::transformer::Transformer;
+use crate::tokenizer::Tokenizer;
+use anyhow::Result;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Tokens in one forward pass.
+const TOKENS_PER_PASS: usize = 4096;
+
+/// The loss over a text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Mean cross-entropy in nats per token.
+    pub loss: f64,
+    /// Predicted tokens.
+    pub tokens: usize,
+}
+
+impl Evaluation {
+    /// The same in bits per byte, for a text of which the predicted tokens make up `bytes` bytes.
+    pub fn bits_per_byte(&self, bytes: usize) -> f64 {
+        self.loss * self.tokens as f64 / std::f64::consts::LN_2 / bytes.max(1) as f64
+    }
+}
+
+/// Some consecutive windows after the model has seen them.
+pub struct Seen<'a> {
+    /// Where the input tokens are in the text.
+    pub positions: Range<usize>,
+    pub ids_N: &'a [u32],
+    /// Nats of each input's successor.
+    pub losses_N: &'a [f32],
+    /// One entry a MoE layer.
+    pub routing: &'a [Arc<Routing>],
+    /// Share of the text's predicted tokens.
+    pub share: f64,
+}
+
+/// Evaluates `model` on `tokens` and shows every part to `observe`.
+pub fn evaluate(model: &Transformer, tokens: &Tokens, mut observe: impl FnMut(&Seen)) -> Result<Evaluation> {
+    let time = model.model.max_position_embeddings;
+    let total = tokens.ids.len().saturating_sub(1);
+    let mut windows = tokens.windows(time).peekable();
+    let mut sum = 0.0;
+    while let Some(first) = windows.next() {
+        let mut batch = 1;
+        let mut end = first.end;
+        // Windows of full length go through the model together.
+        while batch * time < TOKENS_PER_PASS && first.len() == time {
+            let Some(next) = windows.next_if(|next| next.len() == time) else { break };
+            batch += 1;
+            end = next.end;
+        }
+        let positions = first.start..end;
+        let ids_N = &tokens.ids[positions.clone()];
+        let targets_N = &tokens.ids[positions.start + 1..positions.end + 1];
+        let pass = Pass { batch, time: first.len(), mode: Mode::Evaluate };
+        let output = model.forward(ids_N, targets_N, pass)?;
+        let losses_N = &output.loss.losses_N[..];
+        sum += losses_N.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+        let share = ids_N.len() as f64 / total as f64;
+        observe(&Seen { positions, ids_N, losses_N, routing: &output.routing, share });
+    }
+    Ok(Evaluation { loss: sum / total.max(1) as f64, tokens: total })
+}
+
+/// Bytes of text that tokens stand for; an end of text counts as one, as in the n-gram baseline.
+pub fn byte_count(tokenizer: &Tokenizer, ids: &[u32]) -> usize {
+    let end = tokenizer.end_of_text();
+    ids.iter().map(|&id| if Some(id) == end { 1 } else { tokenizer.token_bytes(id).len() }).sum()
+}

@@ -1,0 +1,315 @@
+//! The training job: from a configuration to a run directory with checkpoints, metrics and samples.
+//!
+//! Everything that happens in step s follows from the state after step s - 1 and the configuration alone, so that a
+//! resumed run writes the bytes that the uninterrupted one would have written.
+
+pub mod evaluate;
+pub mod metrics;
+pub mod prepare;
+pub mod progress;
+pub mod run_directory;
+pub mod state;
+
+use crate::checkpoint::Files;
+use crate::config::{Balance, Config};
+use crate::dataset::batch;
+use crate::error::Failure;
+use crate::model::operation::{Mode, Pass};
+use crate::model::parameters::Parameters;
+use crate::model::router::Routing;
+use crate::optim::adamw::{AdamW, gradient_norm};
+use crate::optim::schedule::learning_rate;
+use crate::sample::SamplingOptions;
+use crate::sample::generate::{Prompt, generate_text};
+use anyhow::{Context, Result};
+use evaluate::{Evaluation, evaluate};
+use metrics::{Record, Routed};
+use prepare::Prepared;
+use progress::Progress;
+use run_directory::RunDirectory;
+use state::TrainerState;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// A run in progress.
+pub struct Trainer {
+    config: Config,
+    prepared: Prepared,
+    optimizer: AdamW,
+    state: TrainerState,
+    directory: RunDirectory,
+    started: Instant,
+    /// Seconds that earlier sessions of this run took.
+    earlier_s: f64,
+}
+
+/// How a session of training ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps are done.
+    Finished,
+    /// The step that was asked for is reached.
+    Paused,
+    /// No better validation loss for as many evaluations as the configuration allows.
+    StoppedEarly,
+}
+
+/// The best evaluation of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Best {
+    /// Nats per token.
+    pub loss: f64,
+    pub bits_per_byte: f64,
+    pub ngram_bits_per_byte: f64,
+}
+
+/// What one optimizer step was like.
+struct StepReport {
+    loss: f64,
+    target_bytes: usize,
+    gradient_norm: f64,
+    learning_rate: f64,
+    routed: Routed,
+}
+
+impl Trainer {
+    /// A new run in `directory`, which must be fresh.
+    pub fn new(config: Config, prepared: Prepared, directory: RunDirectory) -> Self {
+        let optimizer = AdamW::new(&config.optimizer, &prepared.model.parameters);
+        let state = TrainerState::new(&config, &prepared);
+        Self { config, prepared, optimizer, state, directory, started: Instant::now(), earlier_s: 0.0 }
+    }
+
+    /// The run in `directory`, continued from the checkpoint in `files`; or from the start if it has none.
+    pub fn resume(config: Config, prepared: Prepared, directory: RunDirectory, files: Option<&Files>) -> Result<Self> {
+        let mut trainer = Self::new(config, prepared, directory);
+        if let Some(files) = files {
+            let state = RunDirectory::restore(files, &mut trainer.prepared, &mut trainer.optimizer)?;
+            trainer.state.check_same_data(&state)?;
+            trainer.state = state;
+        }
+        trainer.earlier_s = trainer.directory.rewind(&trainer.state)?;
+        Ok(trainer)
+    }
+
+    pub fn state(&self) -> &TrainerState {
+        &self.state
+    }
+
+    /// Sizes of model and data in a line or two.
+    pub fn describe(&self) -> String {
+        self.prepared.describe(&self.config)
+    }
+
+    /// The validation loss of the best checkpoint beside the n-gram baseline, in bits per byte both.
+    pub fn best(&mut self) -> Result<Option<Best>> {
+        let ngram_bits_per_byte = self.prepared.baseline()?.bits_per_byte;
+        let evaluation = |loss| Evaluation { loss, tokens: self.prepared.validation.ids.len() - 1 };
+        let best = self.state.best_val_loss.map(evaluation);
+        Ok(best.map(|best| Best {
+            loss: best.loss,
+            bits_per_byte: best.bits_per_byte(self.prepared.validation_bytes),
+            ngram_bits_per_byte,
+        }))
+    }
+
+    /// Trains until the end, until step `pause_at`, or until `interrupted` is set; then saves.
+    pub fn run(&mut self, pause_at: usize, interrupted: &AtomicBool, progress: &mut Progress) -> Result<Ending> {
+        let last = self.config.train.max_steps;
+        let mut ending = if self.state.step >= last { Ending::Finished } else { Ending::Paused };
+        while self.state.step < last.min(pause_at) {
+            let report = self.step()?;
+            let step = self.state.step;
+            progress.step(step, report.loss, self.tokens_per_step(), &report.routed.expert_load);
+            let every = |interval: usize| step.is_multiple_of(interval) || step == last;
+            if every(self.config.train.log_interval) {
+                self.log(&report, progress)?;
+            }
+            let mut save = every(self.config.train.checkpoint_interval);
+            if every(self.config.train.eval_interval) {
+                save |= self.evaluate(report.learning_rate, progress)?;
+                self.draw_sample(progress)?;
+            }
+            let patience = self.config.train.early_stopping_patience;
+            let stop = patience > 0 && self.state.evaluations_without_improvement >= patience;
+            let interrupt = interrupted.load(Ordering::SeqCst);
+            if save || stop || interrupt || step == pause_at {
+                self.save()?;
+            }
+            if interrupt {
+                let message = format!(
+                    "interrupted after step {step}, which is saved; continue with `tinymoe train CONFIG --run {} --resume`",
+                    self.directory.path().display()
+                );
+                return Err(Failure::Interrupted(message).into());
+            }
+            if stop {
+                ending = Ending::StoppedEarly;
+                break;
+            }
+            if step == last {
+                ending = Ending::Finished;
+            }
+        }
+        progress.finish();
+        Ok(ending)
+    }
+
+    fn tokens_per_step(&self) -> usize {
+        let train = &self.config.train;
+        train.batch_size * train.gradient_accumulation_steps * self.config.model.max_position_embeddings
+    }
+
+    /// One optimizer step: micro-batches forward and backward, then clipping, update and bias balancing.
+    fn step(&mut self) -> Result<StepReport> {
+        let (model, train) = (&self.prepared.model, &self.config.train);
+        let time = self.config.model.max_position_embeddings;
+        let micro_batches = train.gradient_accumulation_steps;
+        let (mut loss, mut target_bytes, mut routed) = (0.0, 0, Routed::default());
+        for micro in 0..micro_batches {
+            let number = (self.state.step * micro_batches + micro) as u64;
+            let batch = batch(&self.prepared.training.ids, train.batch_size, time, train.seed, number);
+            let mode = Mode::Train { seed: train.seed, step: number, loss_scale: 1.0 / micro_batches as f32 };
+            let pass = Pass { batch: train.batch_size, time, mode };
+            let output = model.forward(&batch.ids, &batch.targets, pass)?;
+            loss += f64::from(output.loss.root.to_scalar::<f32>()?);
+            target_bytes += self.prepared.byte_count(&batch.targets);
+            output.loss.root.backward()?;
+            routed.add(&output.routing, micro_batches);
+        }
+        let gradient_norm = gradient_norm(&model.parameters);
+        if !loss.is_finite() || !gradient_norm.is_finite() {
+            return Err(self.diverged(loss, gradient_norm).into());
+        }
+        let learning_rate = learning_rate(&self.config.optimizer, self.state.step, train.max_steps);
+        self.optimizer.step(&model.parameters, learning_rate, gradient_norm);
+        if self.config.router.balance == Balance::Bias {
+            self.move_biases(&routed);
+        }
+        self.state.step += 1;
+        self.state.tokens += self.tokens_per_step() as u64;
+        Ok(StepReport { loss, target_bytes, gradient_norm, learning_rate, routed })
+    }
+
+    fn diverged(&self, loss: f64, gradient_norm: f64) -> Failure {
+        Failure::Diverged(format!(
+            "training diverged in step {}: loss {loss}, gradient norm {gradient_norm}; no weight was changed by it. The \
+             last checkpoint in {} is sound. Try a lower optimizer.learning_rate or a longer optimizer.warmup_steps",
+            self.state.step + 1,
+            self.directory.path().display()
+        ))
+    }
+
+    /// Aux-loss-free balancing (Wang et al. 2024, algorithm 1): an expert with less than its share of the step's load
+    /// gets a larger bias, one with more a smaller.
+    fn move_biases(&self, routed: &Routed) {
+        let rate = self.config.router.bias_update_rate as f32;
+        let parameters: &Parameters = &self.prepared.model.parameters;
+        let mut values = parameters.values_mut();
+        let layers = self.prepared.model.layers.iter().filter_map(|layer| layer.feed_forward.routed.as_ref());
+        for (bias, load_E) in layers.filter_map(|routed| routed.bias.clone()).zip(&routed.expert_load) {
+            let share = 1.0 / load_E.len() as f64;
+            for (bias, &load) in values[bias].iter_mut().zip(load_E) {
+                *bias += rate
+                    * if load < share {
+                        1.0
+                    } else if load > share {
+                        -1.0
+                    } else {
+                        0.0
+                    };
+            }
+        }
+    }
+
+    fn elapsed_s(&self) -> f64 {
+        self.earlier_s + self.started.elapsed().as_secs_f64()
+    }
+
+    fn log(&mut self, report: &StepReport, progress: &mut Progress) -> Result<()> {
+        let tokens = self.tokens_per_step() as f64;
+        let record = Record {
+            loss: report.loss,
+            bits_per_byte: report.loss / std::f64::consts::LN_2 * tokens / report.target_bytes.max(1) as f64,
+            grad_norm: Some(report.gradient_norm),
+            tokens_per_s: Some(progress.tokens_per_s()),
+            ..self.record("train", report.learning_rate, &report.routed)
+        };
+        progress.log(&record);
+        self.append(&record)
+    }
+
+    fn record(&self, split: &'static str, lr: f64, routed: &Routed) -> Record {
+        Record {
+            step: self.state.step,
+            tokens: self.state.tokens,
+            elapsed_s: self.elapsed_s(),
+            split,
+            lr,
+            balance_loss: routed.balance_loss,
+            z_loss: routed.z_loss,
+            expert_load: routed.expert_load.clone(),
+            router_entropy: routed.router_entropy.clone(),
+            ..Record::default()
+        }
+    }
+
+    fn append(&mut self, record: &Record) -> Result<()> {
+        self.directory.append_metrics(record)?;
+        self.state.metrics_lines += 1;
+        Ok(())
+    }
+
+    /// Evaluates on the whole validation split; returns whether it is the best so far.
+    fn evaluate(&mut self, lr: f64, progress: &mut Progress) -> Result<bool> {
+        let mut routed = Routed::default();
+        let prepared = &mut self.prepared;
+        let evaluation = evaluate(&prepared.model, &prepared.validation, |window| {
+            routed.add_weighted(window.routing, window.share);
+        })?;
+        let record = Record {
+            loss: evaluation.loss,
+            bits_per_byte: evaluation.bits_per_byte(prepared.validation_bytes),
+            ngram_bits_per_byte: Some(prepared.baseline()?.bits_per_byte),
+            ..self.record("val", lr, &routed)
+        };
+        progress.log(&record);
+        self.append(&record)?;
+        let best = self.state.best_val_loss.is_none_or(|best| evaluation.loss < best);
+        if best {
+            self.state.best_val_loss = Some(evaluation.loss);
+            self.state.best_step = Some(self.state.step);
+            self.state.evaluations_without_improvement = 0;
+        } else {
+            self.state.evaluations_without_improvement += 1;
+        }
+        Ok(best)
+    }
+
+    fn draw_sample(&mut self, progress: &mut Progress) -> Result<()> {
+        let train = &self.config.train;
+        if train.sample_tokens == 0 {
+            return Ok(());
+        }
+        let options = SamplingOptions { seed: train.seed, ..SamplingOptions::default() };
+        let prompt = Prompt { text: &train.sample_prompt, tokens: train.sample_tokens };
+        let text = generate_text(&self.prepared.model, &self.prepared.tokenizer, &prompt, &options)?;
+        progress.sample(&text);
+        self.state.samples_bytes += self.directory.append_sample(self.state.step, &text)?;
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let keep = self.config.train.keep_checkpoints;
+        self.directory
+            .save(&self.prepared, &self.optimizer, &self.state, keep)
+            .with_context(|| format!("cannot save step {}", self.state.step))
+    }
+}
+
+/// The load that a routing put on each expert, as shares of all pairs.
+fn load_of(routing: &Arc<Routing>) -> Vec<f64> {
+    let total = routing.experts_NK.len().max(1) as f64;
+    routing.counts_E().into_iter().map(|count| count as f64 / total).collect()
+}

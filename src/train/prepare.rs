@@ -1,0 +1,149 @@
+//! What a run needs before its first step: text read and split, a tokenizer, token arrays, a model, and the n-gram
+//! baseline, which is computed in the background.
+
+use super::evaluate::byte_count;
+use crate::baseline::{Baseline, ngram_baseline};
+use crate::config::{Config, DataConfig};
+use crate::dataset::{Part, Tokens, split};
+use crate::error::Failure;
+use crate::model::transformer::Transformer;
+use crate::tokenizer::Tokenizer;
+use crate::transcript::{Document, ReadOptions, read_sources};
+use anyhow::{Context, Result, anyhow};
+use sha2::{Digest, Sha256};
+use std::thread::JoinHandle;
+
+/// Text, tokenizer and model of a run.
+pub struct Prepared {
+    pub tokenizer: Tokenizer,
+    pub training: Tokens,
+    pub validation: Tokens,
+    /// Bytes that the validation split's predicted tokens stand for.
+    pub validation_bytes: usize,
+    pub model: Transformer,
+    /// SHA-256 of all text with its domains.
+    pub data_sha256: String,
+    baseline: Pending,
+}
+
+/// The baseline, or the thread that computes it.
+enum Pending {
+    Running(Option<JoinHandle<Result<Baseline>>>),
+    Done(Baseline),
+}
+
+/// Reads the configured sources.
+pub fn read_data(data: &DataConfig) -> Result<Vec<Document>> {
+    let options = ReadOptions { keep_timestamps: data.keep_timestamps, keep_speakers: data.keep_speakers };
+    read_sources(&data.sources, options)
+}
+
+/// SHA-256 over domains and texts of all documents.
+pub fn data_sha256(documents: &[Document]) -> String {
+    let mut hash = Sha256::new();
+    for Document { domain, text, .. } in documents {
+        for part in [domain, text] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+    }
+    format!("{:x}", hash.finalize())
+}
+
+impl Prepared {
+    /// Reads the data and builds everything from it; `tokenizer` is that of the run being resumed, if there is one.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] where there is too little text for the context, or a domain's text cannot be split.
+    pub fn new(config: &Config, tokenizer: Option<Tokenizer>) -> Result<Self> {
+        let documents = read_data(&config.data)?;
+        let data_sha256 = data_sha256(&documents);
+        let (training_parts, validation_parts) = split(&documents, config.data.validation_fraction);
+        let texts: Vec<&str> = training_parts.iter().map(|part| part.text).collect();
+        let tokenizer = match tokenizer {
+            Some(tokenizer) => tokenizer,
+            None => Tokenizer::from_config(&config.tokenizer, &texts)?,
+        };
+        let baseline = Pending::start(&training_parts, &validation_parts)?;
+        let training = Tokens::encode(&training_parts, &tokenizer)?;
+        let validation = Tokens::encode(&validation_parts, &tokenizer)?;
+        check_lengths(config, &training, &validation)?;
+        let validation_bytes = byte_count(&tokenizer, &validation.ids[1..]);
+        let model = Transformer::new(&config.model, &config.router, tokenizer.vocab_size(), config.train.seed)?;
+        Ok(Self { tokenizer, training, validation, validation_bytes, model, data_sha256, baseline })
+    }
+
+    /// The n-gram language model's result on the validation split; waits for it if need be.
+    pub fn baseline(&mut self) -> Result<&Baseline> {
+        if let Pending::Running(thread) = &mut self.baseline {
+            let thread = thread.take().context("the n-gram baseline failed earlier")?;
+            let baseline = thread.join().map_err(|_| anyhow!("the n-gram baseline's thread failed"))??;
+            self.baseline = Pending::Done(baseline);
+        }
+        match &self.baseline {
+            Pending::Done(baseline) => Ok(baseline),
+            Pending::Running(_) => Err(anyhow!("the n-gram baseline is not ready")),
+        }
+    }
+
+    /// Sizes of model and data in a line or two.
+    pub fn describe(&self, config: &Config) -> String {
+        let train = &config.train;
+        let tokens_per_step =
+            train.batch_size * train.gradient_accumulation_steps * config.model.max_position_embeddings;
+        format!(
+            "{} parameters, {} of them active for a token; vocabulary {}\n{} training tokens, {} validation tokens; {} \
+             steps of {tokens_per_step} tokens ({:.1} epochs)",
+            grouped(self.model.parameters.count()),
+            grouped(self.model.active_parameters()),
+            grouped(self.tokenizer.vocab_size()),
+            grouped(self.training.ids.len()),
+            grouped(self.validation.ids.len()),
+            grouped(train.max_steps),
+            (train.max_steps * tokens_per_step) as f64 / self.training.ids.len() as f64,
+        )
+    }
+
+    pub fn byte_count(&self, ids: &[u32]) -> usize {
+        byte_count(&self.tokenizer, ids)
+    }
+}
+
+impl Pending {
+    fn start(training: &[Part], validation: &[Part]) -> Result<Self> {
+        let own = |parts: &[Part]| -> Vec<String> { parts.iter().map(|part| part.text.to_owned()).collect() };
+        let (training, validation) = (own(training), own(validation));
+        let thread = std::thread::Builder::new()
+            .name("baseline".into())
+            .spawn(move || ngram_baseline(&training, &validation))?;
+        Ok(Pending::Running(Some(thread)))
+    }
+}
+
+/// A number with its thousands set off by commas.
+pub fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|group| str::from_utf8(group).ok()).collect();
+    groups.join(",")
+}
+
+fn check_lengths(config: &Config, training: &Tokens, validation: &Tokens) -> Result<()> {
+    let time = config.model.max_position_embeddings;
+    if training.ids.len() <= time {
+        return Err(Failure::Usage(format!(
+            "the training text has {} tokens, which is not more than model.max_position_embeddings = {time}; add to \
+             data.sources, or make the context shorter",
+            training.ids.len()
+        ))
+        .into());
+    }
+    if validation.ids.len() < 2 {
+        return Err(Failure::Usage(
+            "no text is left for validation: every document is a single line, or too short to cut \
+             data.validation_fraction off its end at a line; add to data.sources or raise data.validation_fraction"
+                .into(),
+        )
+        .into());
+    }
+    Ok(())
+}

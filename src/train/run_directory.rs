@@ -1,0 +1,206 @@
+//! A run's directory: configuration, facts about the run, metrics, samples, checkpoints.
+
+use super::metrics::{LoggedTime, Record};
+use super::prepare::Prepared;
+use super::state::TrainerState;
+use crate::checkpoint::{self, Files, model_files};
+use crate::config::Config;
+use crate::error::Failure;
+use crate::ops::{pool, simd};
+use crate::optim::adamw::AdamW;
+use anyhow::{Context, Result};
+use serde_json::json;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// A run's directory, made by [`RunDirectory::create`] or found by [`RunDirectory::open`].
+pub struct RunDirectory {
+    path: PathBuf,
+}
+
+impl RunDirectory {
+    /// Refuses a path where something is already: a run is never overwritten.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`]
+    pub fn check_free(path: &Path) -> Result<()> {
+        let occupied = match fs::read_dir(path) {
+            Ok(mut entries) => entries.next().is_some(),
+            Err(_) => path.symlink_metadata().is_ok(),
+        };
+        if !occupied {
+            return Ok(());
+        }
+        let hint = if path.join("config.toml").exists() { "continue that run with --resume, or " } else { "" };
+        let name = path.display();
+        Err(Failure::Usage(format!("{name} exists already; {hint}choose another directory with --run")).into())
+    }
+
+    /// Makes the directory of a new run.
+    pub fn create(path: &Path) -> Result<Self> {
+        Self::check_free(path)?;
+        let checkpoints = path.join("checkpoints");
+        fs::create_dir_all(&checkpoints).with_context(|| format!("cannot create {}", checkpoints.display()))?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// The directory of a run to be continued, which `config` must belong to.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] if there is no run, or one of another configuration.
+    pub fn open(path: &Path, config: &Config) -> Result<Self> {
+        let file = path.join("config.toml");
+        let Ok(text) = fs::read_to_string(&file) else {
+            let name = path.display();
+            return Err(Failure::Usage(format!("there is no run in {name} to resume; leave --resume out")).into());
+        };
+        let saved: Config = toml::from_str(&text).with_context(|| format!("cannot read {}", file.display()))?;
+        let differences = differing_keys(&saved, config)?;
+        if !differences.is_empty() {
+            return Err(Failure::Usage(format!(
+                "the run in {} has another configuration: {}; resume it unchanged (only train.max_steps may grow), or \
+                 start another run with --run",
+                path.display(),
+                differences.join(", ")
+            ))
+            .into());
+        }
+        Ok(Self { path: path.to_owned() })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// Writes `config.toml` and `run.json`.
+    pub fn describe(&self, config: &Config, prepared: &Prepared) -> Result<()> {
+        let facts = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "git_revision": git_revision(),
+            "command_line": std::env::args().collect::<Vec<_>>(),
+            "threads": pool::threads(),
+            "cpu": { "architecture": std::env::consts::ARCH, "kernels": simd::path_name() },
+            "data_sha256": prepared.data_sha256,
+            "tokens": { "training": prepared.training.ids.len(), "validation": prepared.validation.ids.len() },
+            "parameters": {
+                "total": prepared.model.parameters.count(),
+                "active": prepared.model.active_parameters(),
+            },
+        });
+        self.write("config.toml", toml::to_string(config)?.as_bytes())?;
+        self.write("run.json", format!("{facts:#}\n").as_bytes())
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.path.join(name);
+        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    pub fn append_metrics(&self, record: &Record) -> Result<()> {
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        self.append("metrics.jsonl", &line)
+    }
+
+    /// Appends a sample and returns how many bytes that took.
+    pub fn append_sample(&self, step: usize, text: &str) -> Result<u64> {
+        let entry = format!("=== step {step} ===\n{text}\n\n");
+        self.append("samples.txt", entry.as_bytes())?;
+        Ok(entry.len() as u64)
+    }
+
+    fn append(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.path.join(name);
+        let append = || OpenOptions::new().create(true).append(true).open(&path)?.write_all(bytes);
+        append().with_context(|| format!("cannot write to {}", path.display()))
+    }
+
+    /// Cuts metrics and samples back to where `state` was saved; returns the seconds logged until then.
+    pub fn rewind(&self, state: &TrainerState) -> Result<f64> {
+        let mut elapsed_s = 0.0;
+        let metrics = self.path.join("metrics.jsonl");
+        if let Ok(text) = fs::read_to_string(&metrics) {
+            let kept: Vec<&str> = text.split_inclusive('\n').take(state.metrics_lines).collect();
+            let last = kept.last().and_then(|line| serde_json::from_str::<LoggedTime>(line).ok());
+            elapsed_s = last.map_or(0.0, |line| line.elapsed_s);
+            cut(&metrics, kept.iter().map(|line| line.len() as u64).sum())?;
+        }
+        let samples = self.path.join("samples.txt");
+        if samples.exists() {
+            cut(&samples, state.samples_bytes)?;
+        }
+        Ok(elapsed_s)
+    }
+
+    /// Saves a checkpoint, points `latest` (and, where it is the best so far, `best`) at it, and removes old ones.
+    pub fn save(&self, prepared: &Prepared, optimizer: &AdamW, state: &TrainerState, keep: usize) -> Result<()> {
+        let checkpoints = self.checkpoints();
+        let mut files = model_files::encode(&prepared.model, &prepared.tokenizer)?;
+        files.push(("optimizer.safetensors", model_files::encode_optimizer(&prepared.model, optimizer)?));
+        let mut state_json = serde_json::to_vec_pretty(state)?;
+        state_json.push(b'\n');
+        files.push(("trainer_state.json", state_json));
+        let saved = checkpoint::save(&checkpoints, state.step as u64, &files)?;
+        checkpoint::link(&checkpoints, "latest", &saved)?;
+        if state.best_step == Some(state.step) {
+            checkpoint::link(&checkpoints, "best", &saved)?;
+        }
+        checkpoint::prune(&checkpoints, keep)
+    }
+
+    /// The newest checkpoint that verifies; those that do not are reported to `warn`.
+    pub fn newest(&self, mut warn: impl FnMut(String)) -> Result<Option<Files>> {
+        let newest = checkpoint::newest(&self.checkpoints())?;
+        for (path, reason) in &newest.rejected {
+            warn(format!("passing over {}: {reason}", path.display()));
+        }
+        Ok(newest.found.map(|(_, files)| files))
+    }
+
+    /// Loads weights and moments from a checkpoint's files; returns the state that was saved with them.
+    pub fn restore(files: &Files, prepared: &mut Prepared, optimizer: &mut AdamW) -> Result<TrainerState> {
+        model_files::decode_weights(files, &prepared.model)?;
+        let bytes = files.get("trainer_state.json")?;
+        let state: TrainerState = serde_json::from_slice(bytes)
+            .map_err(|error| Failure::CorruptCheckpoint(format!("trainer_state.json: {error}")))?;
+        model_files::decode_optimizer(files, &prepared.model, optimizer)?;
+        optimizer.steps = state.step as u64;
+        Ok(state)
+    }
+}
+
+/// Shortens a file to `len` bytes; one that is shorter already stays.
+fn cut(path: &Path, len: u64) -> Result<()> {
+    let cut = || -> std::io::Result<()> {
+        let file = OpenOptions::new().write(true).open(path)?;
+        if file.metadata()?.len() > len { file.set_len(len) } else { Ok(()) }
+    };
+    cut().with_context(|| format!("cannot shorten {}", path.display()))
+}
+
+/// Keys with different values, apart from the number of steps.
+fn differing_keys(saved: &Config, config: &Config) -> Result<Vec<String>> {
+    let (saved, config) = (toml::Table::try_from(saved)?, toml::Table::try_from(config)?);
+    let mut keys = Vec::new();
+    for (section, values) in &config {
+        for (key, value) in values.as_table().into_iter().flatten() {
+            let name = format!("{section}.{key}");
+            let before = saved.get(section).and_then(|values| values.get(key));
+            if before != Some(value) && name != "train.max_steps" {
+                keys.push(name);
+            }
+        }
+    }
+    Ok(keys)
+}
+
+fn git_revision() -> Option<String> {
+    let output = std::process::Command::new("git").args(["rev-parse", "HEAD"]).output().ok()?;
+    let revision = String::from_utf8(output.stdout).ok()?;
+    (output.status.success() && !revision.trim().is_empty()).then(|| revision.trim().to_owned())
+}
