@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn a_cut_inside_a_character_moves_to_the_end_of_its_line() {
-        let (training, validation) = split(&[document("ääää\nöö\n")], 0.45);
+        let documents = [document("ääää\nöö\n")];
+        let (training, validation) = split(&documents, 0.45);
         assert_eq!((training[0].text, validation[0].text), ("ääää\n", "öö\n"));
     }
 

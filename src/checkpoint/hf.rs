@@ -233,7 +233,7 @@ fn object(value: Value) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, Config};
+    use crate::config::Config;
 
     /// The default configuration (8 experts, 2 a token, softmax, renormalised, QK-norm), edited.
     pub fn edited(edit: fn(&mut ModelConfig, &mut RouterConfig)) -> (ModelConfig, RouterConfig) {
