@@ -36,6 +36,7 @@
 #![allow(non_snake_case)]
 
 pub mod baseline;
+pub mod bench;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;

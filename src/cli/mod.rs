@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, each from its arguments to a job and its output. stdout carries results,
 //! stderr progress and warnings.
 
+pub mod bench;
 pub mod config;
 pub mod eval;
 pub mod inspect;
@@ -87,6 +88,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Measure the loss on the validation split or on other text
     Eval(eval::EvalArgs),
+    /// Time training and sampling on this machine
+    Bench(bench::BenchArgs),
     /// Print the defaults, or check a configuration file
     Config(config::ConfigArgs),
 }
@@ -123,6 +126,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Sample(args) => sample::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args, &cli.global),
         Command::Eval(args) => eval::run(args, &cli.global),
+        Command::Bench(args) => bench::run(args, &cli.global),
         Command::Config(args) => config::run(args),
     }
 }

@@ -4,7 +4,9 @@
 
 use crate::random::Stream;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, bail};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// What one run through the model is for.
 #[derive(Clone, Copy, Debug)]
@@ -94,13 +96,46 @@ pub fn apply(x: &Tensor, operation: impl Operation) -> Result<Tensor> {
 
 struct Node<O>(O);
 
+/// Time spent in operations since the start of the program.
+static TIMES: Mutex<BTreeMap<(&str, Direction), Spent>> = Mutex::new(BTreeMap::new());
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    Forward,
+    Backward,
+}
+
+/// How often an operation ran, and for how long altogether.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spent {
+    pub calls: u64,
+    pub time: Duration,
+}
+
+/// The time spent in each operation so far.
+pub fn times() -> BTreeMap<(&'static str, Direction), Spent> {
+    TIMES.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Runs a part of a step and books its time under `name`.
+pub fn timed<T>(name: &'static str, direction: Direction, part: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let result = part();
+    let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
+    let spent = times.entry((name, direction)).or_default();
+    spent.calls += 1;
+    spent.time += started.elapsed();
+    result
+}
+
 impl<O: Operation> CustomOp1 for Node<O> {
     fn name(&self) -> &'static str {
         O::NAME
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (result, dims) = self.0.forward(contiguous(storage, layout, O::NAME)?)?;
+        let x = contiguous(storage, layout, O::NAME)?;
+        let (result, dims) = timed(O::NAME, Direction::Forward, || self.0.forward(x))?;
         Ok((CpuStorage::F32(result), Shape::from(dims)))
     }
 
@@ -112,7 +147,8 @@ impl<O: Operation> CustomOp1 for Node<O> {
             bail!("{} runs on the CPU alone", O::NAME);
         };
         let x_slice = contiguous(x_storage, x_layout, O::NAME)?;
-        let dx = self.0.backward(x_slice, contiguous(dy_storage, dy_layout, O::NAME)?)?;
+        let dy_slice = contiguous(dy_storage, dy_layout, O::NAME)?;
+        let dx = timed(O::NAME, Direction::Backward, || self.0.backward(x_slice, dy_slice))?;
         dx.map(|dx| Tensor::from_vec(dx, x.shape(), x.device())).transpose()
     }
 }
