@@ -12,7 +12,7 @@ use crate::checkpoint::{self, model_files};
 use crate::config::Config;
 use crate::error::{Failure, exit_code};
 use crate::model::transformer::Transformer;
-use crate::ops::pool;
+use crate::ops::{buffer, pool};
 use crate::tokenizer::Tokenizer;
 use crate::train::progress::Verbosity;
 use anyhow::{Context, Result};
@@ -96,6 +96,8 @@ enum Command {
 
 /// Runs the program with its arguments; prints errors and returns the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    pool::keep_candle_on_one_thread();
+    buffer::keep_freed_memory();
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {

@@ -175,6 +175,7 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
         let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         paths
+            .filter(|path| path.is_file())
             .map(|path| {
                 let config = load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
                 let text = std::fs::read_to_string(&path).unwrap();

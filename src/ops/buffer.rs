@@ -15,6 +15,17 @@ static FREE: Mutex<BTreeMap<usize, Vec<Vec<f32>>>> = Mutex::new(BTreeMap::new())
 /// Free numbers kept at most; beyond that, memory goes back to the system.
 const FREE_LIMIT: usize = 1 << 30;
 
+/// Lets the C library keep freed memory instead of giving it back page by page, for the tensors that candle allocates
+/// itself. To be called first thing in the program; where the library is not glibc, nothing happens.
+pub fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: `mallopt` takes two numbers and has no other preconditions.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 25);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+    }
+}
+
 impl Buffer {
     /// `len` numbers of any value: the caller overwrites them all.
     pub fn any(len: usize) -> Self {

@@ -77,6 +77,13 @@ pub fn set_threads(threads: usize) {
     lock(&pool().state).limit = threads.max(1);
 }
 
+/// Keeps candle from starting a spinning pool of its own, which would fight with this one for the cores. To be called
+/// first thing in the program.
+pub fn keep_candle_on_one_thread() {
+    // SAFETY: no other thread exists yet that could read the environment at the same time.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+}
+
 /// The number of threads in use, the calling one included.
 pub fn threads() -> usize {
     lock(&pool().state).limit

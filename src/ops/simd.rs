@@ -53,7 +53,7 @@ pub fn path_name() -> &'static str {
 
 /// The sum of `term(i)` over `0..count`, in [`LANES`] interleaved partial sums.
 #[inline(always)]
-pub fn sum_of(count: usize, term: impl Fn(usize) -> f32) -> f32 {
+pub fn sum_of(count: usize, mut term: impl FnMut(usize) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let whole = count / LANES * LANES;
     let mut start = 0;

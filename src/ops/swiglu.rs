@@ -9,8 +9,8 @@ use super::matmul::{Mat, MatMut, Store, matmul};
 use super::{pool, simd};
 use std::ops::Range;
 
-/// Rows of one task: with their activations they fit the second-level cache.
-const MAX_ROWS: usize = 128;
+/// Rows of one task: enough that packing a weight for a matrix product is paid for, few enough to share the work out.
+const MAX_ROWS: usize = 256;
 
 /// One expert's rows and weights.
 #[derive(Clone, Debug)]
@@ -155,29 +155,28 @@ fn backward_piece(hidden: usize, piece: Piece, upstream: &Upstream) {
     simd::vectorized(|| {
         for (row, gate) in upstream.gates_S[piece.rows.clone()].iter().enumerate() {
             let (u, a) = (&mut u[row * 2 * width..][..2 * width], &mut a_SF[row * width..][..width]);
-            let da = &da_SF[row * width..][..width];
-            activate(u, a);
-            dgates_S[row] = simd::dot(a, da);
-            backward_activation(u, a, da, *gate);
+            dgates_S[row] = backward_activation(u, a, &da_SF[row * width..][..width], *gate);
         }
     });
     let gate_up = Mat::new(piece.expert.gate_up_2FD, 2 * width, hidden);
     matmul(MatMut::new(dx_SD, rows, hidden), Mat::new(u, rows, 2 * width), gate_up, Store::Overwrite);
 }
 
-/// Replaces a row's pre-activations by their gradient, and its activations `a` by `weight * a`.
+/// One row: replaces the pre-activations by their gradient, writes `weight * a`, and returns da . a, the gradient of
+/// the weight.
 #[inline(always)]
-fn backward_activation(u: &mut [f32], a: &mut [f32], da: &[f32], weight: f32) {
+fn backward_activation(u: &mut [f32], a: &mut [f32], da: &[f32], weight: f32) -> f32 {
     let (gate, up) = u.split_at_mut(a.len());
-    let da = &da[..a.len()];
-    for i in 0..a.len() {
+    let (up, da) = (&mut up[..a.len()], &da[..a.len()]);
+    simd::sum_of(a.len(), |i| {
         let sigmoid = simd::sigmoid(gate[i]);
         let silu = gate[i] * sigmoid;
-        let weighted = weight * da[i];
+        let (activation, weighted) = (silu * up[i], weight * da[i]);
         gate[i] = weighted * up[i] * (sigmoid + silu * (1.0 - sigmoid));
         up[i] = weighted * silu;
-        a[i] *= weight;
-    }
+        a[i] = weight * activation;
+        activation * da[i]
+    })
 }
 
 /// A block of rows of one weight's gradient: `dst += left right`, summed over an expert's rows.
