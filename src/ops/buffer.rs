@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
-/// A vector of numbers that goes back to the list of free buffers when it is dropped.
+/// Numbers that go back to the list of free buffers when they are dropped.
 #[derive(Debug, Default)]
-pub struct Buffer(Vec<f32>);
+pub struct Buffer {
+    /// As long as its size class.
+    vector: Vec<f32>,
+    len: usize,
+}
 
-/// Free buffers by length.
+/// Free vectors by length.
 static FREE: Mutex<BTreeMap<usize, Vec<Vec<f32>>>> = Mutex::new(BTreeMap::new());
 
 /// Free numbers kept at most; beyond that, memory goes back to the system.
@@ -29,8 +33,9 @@ pub fn keep_freed_memory() {
 impl Buffer {
     /// `len` numbers of any value: the caller overwrites them all.
     pub fn any(len: usize) -> Self {
-        let recycled = FREE.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&len).and_then(Vec::pop);
-        Self(recycled.unwrap_or_else(|| vec![0.0; len]))
+        let class = size_class(len);
+        let recycled = FREE.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&class).and_then(Vec::pop);
+        Self { vector: recycled.unwrap_or_else(|| vec![0.0; class]), len }
     }
 
     /// `len` zeros.
@@ -41,9 +46,16 @@ impl Buffer {
     }
 }
 
+/// The length to allocate for `len` numbers: experts have other numbers of tokens in every step, and their buffers
+/// should be found again all the same. At most a quarter is wasted.
+fn size_class(len: usize) -> usize {
+    let step = (len.next_power_of_two() / 8).max(1);
+    len.next_multiple_of(step)
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let vector = std::mem::take(&mut self.0);
+        let vector = std::mem::take(&mut self.vector);
         if vector.is_empty() {
             return;
         }
@@ -60,13 +72,13 @@ impl Drop for Buffer {
 impl Deref for Buffer {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        &self.0
+        &self.vector[..self.len]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.0
+        &mut self.vector[..self.len]
     }
 }
 
@@ -82,6 +94,15 @@ mod tests {
         drop(first);
         let second = Buffer::zeros(12_345);
         assert_eq!(second.as_ptr(), address);
-        assert!(second.iter().all(|&x| x == 0.0));
+        assert!(second.len() == 12_345 && second.iter().all(|&x| x == 0.0));
+    }
+
+    #[test]
+    fn size_classes_hold_what_they_are_for_without_much_waste() {
+        for len in (0..5_000).chain([1 << 20, (1 << 20) + 1]) {
+            let class = size_class(len);
+            assert!(class >= len && class <= len + len / 4 + 1, "{len} in {class}");
+            assert_eq!(size_class(class), class);
+        }
     }
 }
