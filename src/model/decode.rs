@@ -8,7 +8,6 @@ use crate::ops::buffer::Buffer;
 use crate::ops::matmul::linear;
 use crate::ops::{norm, pool, simd, swiglu};
 use anyhow::{Result, bail};
-use std::ops::Range;
 use std::sync::Arc;
 
 /// Sequences of equal length that are being continued.
@@ -193,7 +192,7 @@ fn feed_forward(layer: &FeedForward, values: &[f32], x_ND: &mut [f32], rows: usi
     });
     if let Some(shared) = &layer.shared {
         let mut y_ND = Buffer::any(h_ND.len());
-        apply_expert(&shared.weights, values, &h_ND, &mut y_ND, 0..rows);
+        apply_expert(&shared.weights, values, &h_ND, &mut y_ND);
         for ((x_D, y_D), h_D) in
             x_ND.chunks_exact_mut(hidden).zip(y_ND.chunks_exact(hidden)).zip(h_ND.chunks_exact(hidden))
         {
@@ -211,26 +210,31 @@ fn apply_experts(routed: &Routed, values: &[f32], h_ND: &[f32], x_ND: &mut [f32]
     let dispatch = Dispatch::new(routing, k);
     let h_SD = dispatch.gather(h_ND, hidden);
     let mut y_SD = Buffer::any(h_SD.len());
-    for (weights, rows) in routed.experts.iter().zip(&dispatch.rows_E).filter(|(_, rows)| !rows.is_empty()) {
-        apply_expert(weights, values, &h_SD, &mut y_SD, rows.clone());
-    }
+    let busy = routed.experts.iter().zip(&dispatch.rows_E).filter(|(_, rows)| !rows.is_empty());
+    let mut rest = &mut y_SD[..];
+    let tasks: Vec<_> = busy
+        .filter_map(|(weights, rows)| {
+            let y_RD = rest.split_off_mut(..rows.len() * hidden)?;
+            Some((weights, &h_SD[rows.start * hidden..rows.end * hidden], y_RD))
+        })
+        .collect();
+    pool::run(tasks, |(weights, h_RD, y_RD)| apply_expert(weights, values, h_RD, y_RD));
     for (place, (&token, &gate)) in dispatch.tokens_S.iter().zip(&dispatch.gates_S).enumerate() {
         let x_D = &mut x_ND[token as usize * hidden..][..hidden];
         simd::add_scaled(x_D, gate, &y_SD[place * hidden..][..hidden]);
     }
 }
 
-/// One expert over a range of gathered rows.
-fn apply_expert(weights: &ExpertWeights, values: &[f32], h_SD: &[f32], y_SD: &mut [f32], rows: Range<usize>) {
-    let (count, &ExpertWeights { width, hidden, .. }) = (rows.len(), weights);
-    let expert = weights.over(values, rows.clone());
-    let slice = rows.start * hidden..rows.end * hidden;
-    let (mut u, mut a_SF) = (Buffer::any(count * 2 * width), Buffer::any(count * width));
-    linear(&h_SD[slice.clone()], expert.gate_up_2FD, &mut u, count);
+/// One expert over its rows.
+fn apply_expert(weights: &ExpertWeights, values: &[f32], h_RD: &[f32], y_RD: &mut [f32]) {
+    let (rows, width) = (h_RD.len() / weights.hidden, weights.width);
+    let expert = weights.over(values, 0..rows);
+    let (mut u, mut a_RF) = (Buffer::any(rows * 2 * width), Buffer::any(rows * width));
+    linear(h_RD, expert.gate_up_2FD, &mut u, rows);
     simd::vectorized(|| {
-        for (u, a) in u.chunks_exact(2 * width).zip(a_SF.chunks_exact_mut(width)) {
+        for (u, a) in u.chunks_exact(2 * width).zip(a_RF.chunks_exact_mut(width)) {
             swiglu::activate(u, a);
         }
     });
-    linear(&a_SF, expert.down_DF, &mut y_SD[slice], count);
+    linear(&a_RF, expert.down_DF, y_RD, rows);
 }

@@ -13,8 +13,15 @@ pub struct Buffer {
     len: usize,
 }
 
-/// Free vectors by length.
-static FREE: Mutex<BTreeMap<usize, Vec<Vec<f32>>>> = Mutex::new(BTreeMap::new());
+/// Vectors that nobody uses.
+#[derive(Default)]
+struct Free {
+    by_len: BTreeMap<usize, Vec<Vec<f32>>>,
+    /// Numbers in all of them.
+    total: usize,
+}
+
+static FREE: Mutex<Free> = Mutex::new(Free { by_len: BTreeMap::new(), total: 0 });
 
 /// Free numbers kept at most; beyond that, memory goes back to the system.
 const FREE_LIMIT: usize = 1 << 30;
@@ -34,7 +41,10 @@ impl Buffer {
     /// `len` numbers of any value: the caller overwrites them all.
     pub fn any(len: usize) -> Self {
         let class = size_class(len);
-        let recycled = FREE.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&class).and_then(Vec::pop);
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let recycled = free.by_len.get_mut(&class).and_then(Vec::pop);
+        free.total -= recycled.as_ref().map_or(0, Vec::len);
+        drop(free);
         Self { vector: recycled.unwrap_or_else(|| vec![0.0; class]), len }
     }
 
@@ -60,12 +70,11 @@ impl Drop for Buffer {
             return;
         }
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept: usize = free.iter().map(|(len, vectors)| len * vectors.len()).sum();
-        if kept + vector.len() <= FREE_LIMIT {
-            free.entry(vector.len()).or_default().push(vector);
-        } else {
-            free.clear();
+        if free.total + vector.len() > FREE_LIMIT {
+            *free = Free::default();
         }
+        free.total += vector.len();
+        free.by_len.entry(vector.len()).or_default().push(vector);
     }
 }
 

@@ -142,16 +142,22 @@ pub fn linear(x_NI: &[f32], w_OI: &[f32], y_NO: &mut [f32], rows: usize) {
     if rows >= FEW_ROWS {
         return parallel_matmul(y_NO, Mat::new(x_NI, rows, inner), Mat::new(w_OI, outer, inner).t(), Store::Overwrite);
     }
-    /// Weights in one task: 256 KB.
-    const TASK: usize = 1 << 16;
-    let chunk = (TASK / inner).max(1);
+    /// Weights in one task: 128 KB.
+    const TASK: usize = 1 << 15;
+    let chunk = (TASK / inner).next_multiple_of(simd::ROWS);
     let mut y_ON = Buffer::any(outer * rows);
     let tasks = y_ON.chunks_mut(chunk * rows).zip(w_OI.chunks(chunk * inner)).collect();
     pool::run(tasks, |(y, w): (&mut [f32], &[f32])| {
         simd::vectorized(|| {
-            for (y_N, w_I) in y.chunks_exact_mut(rows).zip(w.chunks_exact(inner)) {
-                for (y, x_I) in y_N.iter_mut().zip(x_NI.chunks_exact(inner)) {
-                    *y = simd::dot(w_I, x_I);
+            for (y, w) in y.chunks_mut(simd::ROWS * rows).zip(w.chunks(simd::ROWS * inner)) {
+                for (row, x_I) in x_NI.chunks_exact(inner).enumerate() {
+                    if w.len() == simd::ROWS * inner {
+                        let products = simd::dot_rows(w, x_I);
+                        y.iter_mut().skip(row).step_by(rows).zip(products).for_each(|(y, product)| *y = product);
+                    } else {
+                        let products = w.chunks_exact(inner).map(|w_I| simd::dot(w_I, x_I));
+                        y.iter_mut().skip(row).step_by(rows).zip(products).for_each(|(y, product)| *y = product);
+                    }
                 }
             }
         });

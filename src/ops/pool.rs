@@ -112,8 +112,11 @@ pub fn run_numbered(count: usize, body: &(dyn Fn(usize) + Sync)) {
     publish(pool, erased);
     work(&shared);
     lock(&pool.state).job = None;
+    let mut turns = 0;
     while pool.inside.load(Ordering::Acquire) > 0 {
-        std::hint::spin_loop();
+        turns += 1;
+        // A worker that takes this long may be waiting for a core.
+        if turns < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
     }
     if let Some(payload) = lock(&shared.panic).take() {
         resume_unwind(payload);

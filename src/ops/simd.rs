@@ -83,6 +83,36 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     sum_of(a.len(), |i| a[i] * b[i])
 }
 
+/// Rows of a matrix that [`dot_rows`] multiplies at a time.
+pub const ROWS: usize = 8;
+
+/// The dot products of [`ROWS`] rows of a matrix, one after the other in `rows`, with one vector: eight sums in flight
+/// hide each other's latency, and the vector is read once for all of them.
+#[inline(always)]
+pub fn dot_rows(rows: &[f32], vector: &[f32]) -> [f32; ROWS] {
+    const WIDTH: usize = 8;
+    let len = vector.len();
+    let rows: [&[f32]; ROWS] = std::array::from_fn(|row| &rows[row * len..][..len]);
+    let mut lanes = [[0.0f32; WIDTH]; ROWS];
+    let whole = len / WIDTH * WIDTH;
+    let mut start = 0;
+    while start < whole {
+        let part = &vector[start..start + WIDTH];
+        for (sums, row) in lanes.iter_mut().zip(rows) {
+            let row = &row[start..start + WIDTH];
+            for lane in 0..WIDTH {
+                sums[lane] += row[lane] * part[lane];
+            }
+        }
+        start += WIDTH;
+    }
+    std::array::from_fn(|row| {
+        let [a, b, c, d, e, f, g, h] = lanes[row];
+        let tail: f32 = (whole..len).map(|i| rows[row][i] * vector[i]).sum();
+        ((a + e) + (c + g)) + ((b + f) + (d + h)) + tail
+    })
+}
+
 /// The sum of a slice.
 #[inline(always)]
 pub fn sum(a: &[f32]) -> f32 {
@@ -189,6 +219,17 @@ mod tests {
         assert_eq!(widest, portable);
         let exact: f64 = a.iter().map(|&x| f64::from(x).powi(2)).sum();
         assert!((f64::from(widest.0) - exact).abs() < 1e-3);
+    }
+
+    #[test]
+    fn dot_rows_agrees_with_dot() {
+        for len in [1, 7, 8, 67] {
+            let rows: Vec<f32> = (0..ROWS * len).map(|i| (i as f32 * 0.7).sin()).collect();
+            let vector: Vec<f32> = (0..len).map(|i| (i as f32 * 0.3).cos()).collect();
+            for (row, product) in vectorized(|| dot_rows(&rows, &vector)).into_iter().enumerate() {
+                assert!((product - dot(&rows[row * len..][..len], &vector)).abs() < 1e-4);
+            }
+        }
     }
 
     #[test]
