@@ -93,6 +93,19 @@ pub fn newest(checkpoints: &Path) -> Result<Newest> {
     Ok(Newest { found: None, rejected })
 }
 
+/// Where the checkpoint of a step is, or would be.
+pub fn of_step(checkpoints: &Path, step: u64) -> PathBuf {
+    checkpoints.join(step_name(step))
+}
+
+/// Renames a checkpoint that does not verify to `step-000500.damaged`, which nothing here takes for a checkpoint.
+pub fn set_aside(directory: &Path) -> Result<PathBuf> {
+    let aside = directory.with_extension("damaged");
+    remove_if_present(&aside)?;
+    rename(directory, &aside)?;
+    Ok(aside)
+}
+
 /// Removes the leftovers of crashed saves and all checkpoints but the newest `keep` (at least one) and those that
 /// `best` and `latest` point at.
 ///
