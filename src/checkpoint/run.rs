@@ -42,6 +42,12 @@ pub fn link(checkpoints: &Path, name: &str, target: &Path) -> Result<()> {
     sync_directory(checkpoints)
 }
 
+/// Removes what [`link`] made, if it is there.
+pub fn unlink(checkpoints: &Path, name: &str) -> Result<()> {
+    ensure!(LINKS.contains(&name), "{name:?} is not the name of a checkpoint link");
+    remove_file_if_present(&checkpoints.join(name))
+}
+
 /// The checkpoint that `RUN` on the command line means: itself, or the run's best, else latest, else newest one. The
 /// checkpoint is not verified; [`load`] does that.
 ///

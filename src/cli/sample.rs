@@ -123,8 +123,8 @@ impl SampleArgs {
             (Some(text), _) => Ok(text.clone()),
             (None, Some(path)) => {
                 let name = path.display();
-                let bytes =
-                    fs::read(path).map_err(|error| Failure::Usage(format!("cannot read the prompt {name}: {error}")))?;
+                let bytes = fs::read(path)
+                    .map_err(|error| Failure::Usage(format!("cannot read the prompt {name}: {error}")))?;
                 String::from_utf8(bytes).map_err(|error| {
                     Failure::Usage(format!("the prompt {name} is not UTF-8 text: {}", error.utf8_error())).into()
                 })

@@ -87,9 +87,9 @@ impl Trainer {
         if let Some(files) = files {
             let state = RunDirectory::restore(files, &mut trainer.prepared, &mut trainer.optimizer)?;
             trainer.state.check_same_data(&state)?;
-            trainer.directory.relink(&state)?;
             trainer.state = state;
         }
+        trainer.directory.relink(&trainer.state)?;
         trainer.earlier_s = trainer.directory.rewind(&trainer.state)?;
         Ok(trainer)
     }

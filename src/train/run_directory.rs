@@ -168,16 +168,18 @@ impl RunDirectory {
         Ok(newest.found.map(|(_, files)| files))
     }
 
-    /// Points `latest` and `best` at what `state`, which was just restored, knows of: a crash may have come between a
-    /// save and its links, or a damaged checkpoint have been passed over.
+    /// Points `latest` and `best` at the checkpoints that `state` knows of and that are still there: a crash may have
+    /// come between a save and its links, or a damaged checkpoint have been passed over.
     pub fn relink(&self, state: &TrainerState) -> Result<()> {
         let checkpoints = self.checkpoints();
-        let latest = checkpoint::of_step(&checkpoints, state.step as u64);
-        checkpoint::link(&checkpoints, "latest", &latest)?;
-        let best = state.best_step.map(|step| checkpoint::of_step(&checkpoints, step as u64));
-        // The best one is gone if only a checkpoint that was passed over was better.
-        let best = best.filter(|best| best.is_dir()).unwrap_or(latest);
-        checkpoint::link(&checkpoints, "best", &best)
+        for (name, step) in [("latest", Some(state.step)), ("best", state.best_step)] {
+            let checkpoint = step.map(|step| checkpoint::of_step(&checkpoints, step as u64));
+            match checkpoint.filter(|checkpoint| checkpoint.is_dir()) {
+                Some(checkpoint) => checkpoint::link(&checkpoints, name, &checkpoint)?,
+                None => checkpoint::unlink(&checkpoints, name)?,
+            }
+        }
+        Ok(())
     }
 
     /// Loads weights and moments from a checkpoint's files; returns the state that was saved with them.
