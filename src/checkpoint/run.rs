@@ -42,6 +42,12 @@ pub fn link(checkpoints: &Path, name: &str, target: &Path) -> Result<()> {
     sync_directory(checkpoints)
 }
 
+/// Removes what [`link`] made, if it is there.
+pub fn unlink(checkpoints: &Path, name: &str) -> Result<()> {
+    ensure!(LINKS.contains(&name), "{name:?} is not the name of a checkpoint link");
+    remove_file_if_present(&checkpoints.join(name))
+}
+
 /// The checkpoint that `RUN` on the command line means: itself, or the run's best, else latest, else newest one. The
 /// checkpoint is not verified; [`load`] does that.
 ///
@@ -91,6 +97,19 @@ pub fn newest(checkpoints: &Path) -> Result<Newest> {
         }
     }
     Ok(Newest { found: None, rejected })
+}
+
+/// Where the checkpoint of a step is, or would be.
+pub fn of_step(checkpoints: &Path, step: u64) -> PathBuf {
+    checkpoints.join(step_name(step))
+}
+
+/// Renames a checkpoint that does not verify to `step-000500.damaged`, which nothing here takes for a checkpoint.
+pub fn set_aside(directory: &Path) -> Result<PathBuf> {
+    let aside = directory.with_extension("damaged");
+    remove_if_present(&aside)?;
+    rename(directory, &aside)?;
+    Ok(aside)
 }
 
 /// Removes the leftovers of crashed saves and all checkpoints but the newest `keep` (at least one) and those that

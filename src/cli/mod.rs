@@ -33,6 +33,9 @@ struct Cli {
     command: Command,
 }
 
+/// More than any machine has; so many can still be started.
+const MAX_THREADS: usize = 1024;
+
 /// Arguments of every subcommand.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Global {
@@ -117,10 +120,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    if cli.global.threads == Some(0) {
-        return Err(Failure::Usage("--threads 0 is out of range: at least one thread is needed".into()).into());
-    }
     if let Some(threads) = cli.global.threads {
+        if !(1..=MAX_THREADS).contains(&threads) {
+            let message = format!("--threads {threads} is out of range: give a number from 1 to {MAX_THREADS}");
+            return Err(Failure::Usage(message).into());
+        }
         pool::set_threads(threads);
     }
     match cli.command {

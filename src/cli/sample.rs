@@ -6,13 +6,16 @@ use crate::routing::log::{Entry, Header, RoutingLog, Source};
 use crate::routing::{legend, paint};
 use crate::sample::generate::{Passed, Prompt, generate};
 use crate::sample::{SamplingOptions, Utf8Stream};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, json};
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
+
+/// All samples are drawn side by side, each with its own cache.
+const MAX_COUNT: usize = 1000;
 
 #[derive(Debug, Args)]
 pub struct SampleArgs {
@@ -77,8 +80,9 @@ fn parse_layer(text: &str) -> Result<ColorBy, String> {
 pub fn run(args: SampleArgs, global: &Global) -> Result<()> {
     let options = args.options();
     options.validate()?;
-    if args.count == 0 {
-        return Err(Failure::Usage("--count 0 is out of range: at least one sample is needed".into()).into());
+    if !(1..=MAX_COUNT).contains(&args.count) {
+        let message = format!("--count {} is out of range: give a number from 1 to {MAX_COUNT}", args.count);
+        return Err(Failure::Usage(message).into());
     }
     let text = args.prompt_text()?;
     let trained = Trained::load(&args.run)?;
@@ -118,9 +122,10 @@ impl SampleArgs {
         match (&self.prompt, &self.prompt_file) {
             (Some(text), _) => Ok(text.clone()),
             (None, Some(path)) => {
-                let bytes = fs::read(path).with_context(|| format!("cannot read the prompt {}", path.display()))?;
+                let name = path.display();
+                let bytes = fs::read(path)
+                    .map_err(|error| Failure::Usage(format!("cannot read the prompt {name}: {error}")))?;
                 String::from_utf8(bytes).map_err(|error| {
-                    let name = path.display();
                     Failure::Usage(format!("the prompt {name} is not UTF-8 text: {}", error.utf8_error())).into()
                 })
             }

@@ -89,6 +89,7 @@ impl Trainer {
             trainer.state.check_same_data(&state)?;
             trainer.state = state;
         }
+        trainer.directory.relink(&trainer.state)?;
         trainer.earlier_s = trainer.directory.rewind(&trainer.state)?;
         Ok(trainer)
     }
@@ -117,6 +118,9 @@ impl Trainer {
     /// Trains until the end, until step `pause_at`, or until `interrupted` is set; then saves.
     pub fn run(&mut self, pause_at: usize, interrupted: &AtomicBool, progress: &mut Progress) -> Result<Ending> {
         let last = self.config.train.max_steps;
+        if self.is_out_of_patience() {
+            return Ok(Ending::StoppedEarly);
+        }
         let mut ending = if self.state.step >= last { Ending::Finished } else { Ending::Paused };
         while self.state.step < last.min(pause_at) {
             let report = self.step()?;
@@ -131,8 +135,7 @@ impl Trainer {
                 save |= self.evaluate(report.learning_rate, progress)?;
                 self.draw_sample(progress)?;
             }
-            let patience = self.config.train.early_stopping_patience;
-            let stop = patience > 0 && self.state.evaluations_without_improvement >= patience;
+            let stop = self.is_out_of_patience();
             let interrupt = interrupted.load(Ordering::SeqCst);
             if save || stop || interrupt || step == pause_at {
                 self.save()?;
@@ -154,6 +157,11 @@ impl Trainer {
         }
         progress.finish();
         Ok(ending)
+    }
+
+    fn is_out_of_patience(&self) -> bool {
+        let patience = self.config.train.early_stopping_patience;
+        patience > 0 && self.state.evaluations_without_improvement >= patience
     }
 
     fn tokens_per_step(&self) -> usize {
@@ -180,7 +188,8 @@ impl Trainer {
         }
         let gradient_norm = gradient_norm(&model.parameters);
         if !loss.is_finite() || !gradient_norm.is_finite() {
-            return Err(self.diverged(loss, gradient_norm).into());
+            let what = format!("loss {loss}, gradient norm {gradient_norm}, and no weight was changed by it");
+            return Err(self.diverged(self.state.step + 1, &what).into());
         }
         let learning_rate = learning_rate(&self.config.optimizer, self.state.step, train.max_steps);
         self.optimizer.step(&model.parameters, learning_rate, gradient_norm);
@@ -192,12 +201,15 @@ impl Trainer {
         Ok(StepReport { loss, target_bytes, gradient_norm, learning_rate, routed })
     }
 
-    fn diverged(&self, loss: f64, gradient_norm: f64) -> Failure {
+    fn diverged(&self, step: usize, what: &str) -> Failure {
+        let path = self.directory.path().display();
+        let rest = match self.directory.checkpoints().join("latest").exists() {
+            true => format!("the last checkpoint in {path} is sound"),
+            false => format!("{path} has no checkpoint yet"),
+        };
         Failure::Diverged(format!(
-            "training diverged in step {}: loss {loss}, gradient norm {gradient_norm}; no weight was changed by it. The \
-             last checkpoint in {} is sound. Try a lower optimizer.learning_rate or a longer optimizer.warmup_steps",
-            self.state.step + 1,
-            self.directory.path().display()
+            "training diverged in step {step}: {what}; {rest}. Try a lower optimizer.learning_rate or a longer \
+             optimizer.warmup_steps"
         ))
     }
 
@@ -268,6 +280,9 @@ impl Trainer {
         let evaluation = evaluate(&prepared.model, &prepared.validation, |window| {
             routed.add_weighted(window.routing, window.share);
         })?;
+        if !evaluation.loss.is_finite() {
+            return Err(self.diverged(self.state.step, &format!("validation loss {}", evaluation.loss)).into());
+        }
         let record = Record {
             loss: evaluation.loss,
             bits_per_byte: evaluation.bits_per_byte(prepared.validation_bytes),

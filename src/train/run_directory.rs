@@ -82,7 +82,8 @@ impl RunDirectory {
         let facts = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "git_revision": git_revision(),
-            "command_line": std::env::args().collect::<Vec<_>>(),
+            // A path may be something else than UTF-8, where `args` would panic.
+            "command_line": std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>(),
             "threads": pool::threads(),
             "cpu": { "architecture": std::env::consts::ARCH, "kernels": simd::path_name() },
             "data_sha256": prepared.data_sha256,
@@ -96,9 +97,12 @@ impl RunDirectory {
         self.write("run.json", format!("{facts:#}\n").as_bytes())
     }
 
+    /// Replaces a file whole or not at all: a full disk must not cost a run its configuration.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path.join(name);
-        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
+        let temporary = self.path.join(format!(".{name}.tmp"));
+        let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, &path));
+        written.with_context(|| format!("cannot write {}", path.display()))
     }
 
     pub fn append_metrics(&self, record: &Record) -> Result<()> {
@@ -153,13 +157,29 @@ impl RunDirectory {
         checkpoint::prune(&checkpoints, keep)
     }
 
-    /// The newest checkpoint that verifies; those that do not are reported to `warn`.
+    /// The newest checkpoint that verifies. Newer ones that do not are reported to `warn` and renamed, because among
+    /// the checkpoints that are to come they would pass for the newest.
     pub fn newest(&self, mut warn: impl FnMut(String)) -> Result<Option<Files>> {
         let newest = checkpoint::newest(&self.checkpoints())?;
         for (path, reason) in &newest.rejected {
-            warn(format!("passing over {}: {reason}", path.display()));
+            let aside = checkpoint::set_aside(path)?;
+            warn(format!("passing over {}, now {}: {reason}", path.display(), aside.display()));
         }
         Ok(newest.found.map(|(_, files)| files))
+    }
+
+    /// Points `latest` and `best` at the checkpoints that `state` knows of and that are still there: a crash may have
+    /// come between a save and its links, or a damaged checkpoint have been passed over.
+    pub fn relink(&self, state: &TrainerState) -> Result<()> {
+        let checkpoints = self.checkpoints();
+        for (name, step) in [("latest", Some(state.step)), ("best", state.best_step)] {
+            let checkpoint = step.map(|step| checkpoint::of_step(&checkpoints, step as u64));
+            match checkpoint.filter(|checkpoint| checkpoint.is_dir()) {
+                Some(checkpoint) => checkpoint::link(&checkpoints, name, &checkpoint)?,
+                None => checkpoint::unlink(&checkpoints, name)?,
+            }
+        }
+        Ok(())
     }
 
     /// Loads weights and moments from a checkpoint's files; returns the state that was saved with them.
