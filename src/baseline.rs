@@ -101,13 +101,13 @@ impl Counts {
 fn contexts(history: &[u8]) -> impl Iterator<Item = u64> {
     (0..=history.len()).map(|length| {
         let bytes = &history[history.len() - length..];
-        bytes.iter().fold(0, |key, &byte| key << 8 | u64::from(byte)) << 8 | length as u64
+        (bytes.iter().fold(0, |key, &byte| (key << 8) | u64::from(byte)) << 8) | length as u64
     })
 }
 
 /// The key of a context with one more byte.
 fn extended(context: u64, byte: u8) -> u64 {
-    (context & !0xff) << 8 | u64::from(byte) << 8 | (context & 0xff) + 1
+    ((context & !0xff) << 8) | (u64::from(byte) << 8) | ((context & 0xff) + 1)
 }
 
 /// Keys are unique already; this spreads them.

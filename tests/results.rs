@@ -173,7 +173,7 @@ fn evaluation_agrees_with_what_training_measured() {
     let workspace = Workspace::trained();
     let report = json(&workspace.succeeds("eval r --json").stdout);
     let metrics = workspace.read("r/metrics.jsonl");
-    let measured = metrics.lines().map(json).filter(|line| line["split"] == "val").last().unwrap();
+    let measured = metrics.lines().map(json).rfind(|line| line["split"] == "val").unwrap();
     for key in ["loss", "bits_per_byte", "ngram_bits_per_byte"] {
         assert_eq!(report[key], measured[key], "{key}");
     }

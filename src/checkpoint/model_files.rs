@@ -1,7 +1,7 @@
 //! A model with its tokenizer, and an optimizer's state, as the files of a checkpoint and back.
 
 use super::tensors::{TensorSlot, TensorView, decode, encode as encode_tensors};
-use super::{Files, hf};
+use super::{Files, corrupt, hf};
 use crate::model::parameters::slices_mut;
 use crate::model::transformer::Transformer;
 use crate::optim::adamw::AdamW;
@@ -26,6 +26,10 @@ pub fn encode(model: &Transformer, tokenizer: &Tokenizer) -> Result<Vec<(&'stati
 pub fn load(files: &Files) -> Result<(Transformer, Tokenizer)> {
     let (model, router, vocab_size) = hf::parse_config_json(files.get("config.json")?, "config.json")?;
     let tokenizer = Tokenizer::from_json(files.get("tokenizer.json")?, "tokenizer.json")?;
+    if tokenizer.vocab_size() > vocab_size {
+        let tokens = tokenizer.vocab_size();
+        return Err(corrupt(format!("tokenizer.json has {tokens} tokens, config.json a vocab_size of {vocab_size}")));
+    }
     let model = Transformer::new(&model, &router, vocab_size, 0)?;
     decode_weights(files, &model)?;
     Ok((model, tokenizer))

@@ -121,10 +121,10 @@ impl Router {
                 largest + total.ln()
             }
         };
-        for slot in 0..chosen_K.len() {
-            let (taken, rest) = chosen_K.split_at_mut(slot);
-            rest[0] = best_of(raw_E, bias_E, taken);
-            gates_K[slot] = raw_E[rest[0] as usize];
+        for (slot, gate) in gates_K.iter_mut().enumerate() {
+            let expert = best_of(raw_E, bias_E, &chosen_K[..slot]);
+            chosen_K[slot] = expert;
+            *gate = raw_E[expert as usize];
         }
         let scaling = self.config.routed_scaling_factor as f32;
         let total: f32 = if self.config.norm_topk_prob { gates_K.iter().sum() } else { 1.0 };

@@ -40,8 +40,7 @@ impl RunDirectory {
     /// Makes the directory of a new run.
     pub fn create(path: &Path) -> Result<Self> {
         Self::check_free(path)?;
-        let checkpoints = path.join("checkpoints");
-        fs::create_dir_all(&checkpoints).with_context(|| format!("cannot create {}", checkpoints.display()))?;
+        fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self { path: path.to_owned() })
     }
 
@@ -59,7 +58,7 @@ impl RunDirectory {
         let differences = differing_keys(&saved, config)?;
         if !differences.is_empty() {
             return Err(Failure::Usage(format!(
-                "the run in {} has another configuration: {}; resume it unchanged (only train.max_steps may grow), or \
+                "the run in {} has another configuration: {}; resume it unchanged (only train.max_steps may change), or \
                  start another run with --run",
                 path.display(),
                 differences.join(", ")
@@ -77,7 +76,7 @@ impl RunDirectory {
         self.path.join("checkpoints")
     }
 
-    /// Writes `config.toml` and `run.json`.
+    /// Writes `config.toml` and `run.json`, and makes room for checkpoints.
     pub fn describe(&self, config: &Config, prepared: &Prepared) -> Result<()> {
         let facts = json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -93,8 +92,11 @@ impl RunDirectory {
                 "active": prepared.model.active_parameters(),
             },
         });
+        // The configuration comes first: what stands beside it is a run that can be resumed.
         self.write("config.toml", toml::to_string(config)?.as_bytes())?;
-        self.write("run.json", format!("{facts:#}\n").as_bytes())
+        self.write("run.json", format!("{facts:#}\n").as_bytes())?;
+        let checkpoints = self.checkpoints();
+        fs::create_dir_all(&checkpoints).with_context(|| format!("cannot create {}", checkpoints.display()))
     }
 
     /// Replaces a file whole or not at all: a full disk must not cost a run its configuration.
