@@ -152,7 +152,7 @@ impl AttentionOp {
         let heads = heads_BHTC.chunks_exact_mut(shape.head_len()).enumerate().collect();
         pool::run(heads, |(index, head_TC): (usize, &mut [f32])| {
             let (batch, head) = (index / shape.all_heads(), index % shape.all_heads());
-            simd::vectorized(|| {
+            simd::vectorized!(|| {
                 for (position, head_C) in head_TC.chunks_exact_mut(channels).enumerate() {
                     let row = (batch * shape.time + position) * width + head * channels;
                     head_C.copy_from_slice(&qkv[row..row + channels]);
@@ -179,7 +179,7 @@ impl AttentionOp {
         let mut partial = Buffer::zeros(tasks * 2 * channels);
         let rows = dqkv.chunks_mut(chunk * width).zip(partial.chunks_exact_mut(2 * channels));
         pool::run(rows.enumerate().collect(), |(task, (dqkv, dgains))| {
-            simd::vectorized(|| {
+            simd::vectorized!(|| {
                 let (dq_gain, dk_gain) = dgains.split_at_mut(channels);
                 for (offset, dhead_C) in dqkv.chunks_exact_mut(channels).enumerate() {
                     let (row, head) = (task * chunk + offset / shape.all_heads(), offset % shape.all_heads());
@@ -264,7 +264,7 @@ impl Operation for AttentionOp {
             if let Some(dropout) = dropout {
                 dropout.apply(y, start);
             }
-            simd::vectorized(|| simd::add(y, &x_ND[start..]));
+            simd::vectorized!(|| simd::add(y, &x_ND[start..]));
         });
         if self.pass.is_training() {
             let raw_qkv = layer.qk_norm.is_some().then_some(qkv);

@@ -131,7 +131,7 @@ fn attend(layer: &Attention, values: &[f32], x_ND: &mut [f32], cache: &mut Cache
     norm::forward(x_ND, &values[layer.norm.clone()], layer.eps, &mut h_ND, &mut scales);
     let mut qkv = Buffer::any(rows * width);
     linear(&h_ND, &values[layer.qkv.clone()], &mut qkv, rows);
-    simd::vectorized(|| {
+    simd::vectorized!(|| {
         for (row, qkv_row) in qkv.chunks_exact_mut(width).enumerate() {
             let (sequence, position) = (row / place.added, place.position + row % place.added);
             for (head, head_C) in qkv_row.chunks_exact_mut(channels).enumerate() {
@@ -148,7 +148,7 @@ fn attend(layer: &Attention, values: &[f32], x_ND: &mut [f32], cache: &mut Cache
     pool::run(tasks, |(row, (out_row, qkv_row)): (usize, (&mut [f32], &[f32]))| {
         let (sequence, seen) = (row / place.added, place.position + row % place.added + 1);
         let mut scores = Buffer::any(time);
-        simd::vectorized(|| {
+        simd::vectorized!(|| {
             for (head, (out_C, q_C)) in
                 out_row.chunks_exact_mut(channels).zip(qkv_row.chunks_exact(channels)).enumerate()
             {
@@ -231,7 +231,7 @@ fn apply_expert(weights: &ExpertWeights, values: &[f32], h_RD: &[f32], y_RD: &mu
     let expert = weights.over(values, 0..rows);
     let (mut u, mut a_RF) = (Buffer::any(rows * 2 * width), Buffer::any(rows * width));
     linear(h_RD, expert.gate_up_2FD, &mut u, rows);
-    simd::vectorized(|| {
+    simd::vectorized!(|| {
         for (u, a) in u.chunks_exact(2 * width).zip(a_RF.chunks_exact_mut(width)) {
             swiglu::activate(u, a);
         }

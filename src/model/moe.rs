@@ -315,7 +315,7 @@ impl FeedForwardOp {
         let chunk = rows_per_task(self.pass.tokens());
         let dropout = self.drop_out();
         pool::run(y_ND.chunks_mut(chunk * hidden).enumerate().collect(), |(task, y): (usize, &mut [f32])| {
-            simd::vectorized(|| {
+            simd::vectorized!(|| {
                 for (offset, y_D) in y.chunks_exact_mut(hidden).enumerate() {
                     let token = task * chunk + offset;
                     if let Some((saved, y_SD)) = routed {
@@ -331,7 +331,7 @@ impl FeedForwardOp {
             if let Some(dropout) = dropout {
                 dropout.apply(y, task * chunk * hidden);
             }
-            simd::vectorized(|| simd::add(y, &x_ND[task * chunk * hidden..]));
+            simd::vectorized!(|| simd::add(y, &x_ND[task * chunk * hidden..]));
         });
         y_ND
     }
@@ -457,7 +457,7 @@ impl Operation for FeedForwardOp {
             }
             let chunk = rows_per_task(tokens);
             pool::run(dh_ND.chunks_mut(chunk * hidden).enumerate().collect(), |(task, dh): (usize, &mut [f32])| {
-                simd::vectorized(|| {
+                simd::vectorized!(|| {
                     for (offset, dh_D) in dh.chunks_exact_mut(hidden).enumerate() {
                         for place in saved_routed.places(task * chunk + offset) {
                             simd::add(dh_D, &back.dx_SD[place * hidden..][..hidden]);
@@ -472,7 +472,7 @@ impl Operation for FeedForwardOp {
             let (mut dx_ND, mut dgates_N) = (Buffer::any(x_ND.len()), vec![0.0; tokens]);
             let upstream = Upstream { x_SD: &saved.h_ND, gates_S: &saved_shared.gates_N, dy_SD: dresidual };
             swiglu::backward(hidden, &experts, &upstream, &mut saved_shared.u, &mut dx_ND, &mut dgates_N, weights);
-            simd::vectorized(|| simd::add(&mut dh_ND, &dx_ND));
+            simd::vectorized!(|| simd::add(&mut dh_ND, &dx_ND));
             if let Some(gate) = &shared.gate {
                 let (gate_D, dgate_D) = (&values[gate.clone()], next());
                 for (token, (&dgate, &sigmoid)) in dgates_N.iter().zip(&saved_shared.gates_N).enumerate() {

@@ -87,12 +87,12 @@ impl Router {
         let outputs = experts_NK.chunks_mut(chunk * k).zip(gates_NK.chunks_mut(chunk * k));
         let rows = probs_NE.chunks_mut(chunk * experts).zip(lse_N.chunks_mut(chunk));
         pool::run(rows.zip(outputs).collect(), |((probs, lse), (chosen, gates))| {
-            let rows = probs.chunks_exact_mut(experts).zip(lse);
-            for ((probs_E, lse), (chosen_K, gates_K)) in
-                rows.zip(chosen.chunks_exact_mut(k).zip(gates.chunks_exact_mut(k)))
-            {
-                *lse = self.decide_token(probs_E, bias_E, chosen_K, gates_K);
-            }
+            let choices = chosen.chunks_exact_mut(k).zip(gates.chunks_exact_mut(k));
+            simd::vectorized!(|| {
+                for ((probs_E, lse), (chosen_K, gates_K)) in probs.chunks_exact_mut(experts).zip(lse).zip(choices) {
+                    *lse = self.decide_token(probs_E, bias_E, chosen_K, gates_K);
+                }
+            });
         });
         let mut routing = Routing { num_experts: experts, experts_NK, gates_NK, probs_NE, ..Routing::default() };
         routing.balance_loss = balance_loss(&routing);
@@ -104,6 +104,7 @@ impl Router {
     }
 
     /// One token: turns its scores into probabilities, fills in its choice, and returns the scores' log-sum-exp.
+    #[inline(always)]
     fn decide_token(
         &self,
         scores_E: &mut [f32],
@@ -113,7 +114,7 @@ impl Router {
     ) -> f32 {
         let raw_E = scores_E;
         let lse = match self.config.scoring_func {
-            ScoringFunc::Softmax => simd::vectorized(|| simd::softmax(raw_E)),
+            ScoringFunc::Softmax => simd::softmax(raw_E),
             ScoringFunc::Sigmoid => {
                 let largest = simd::max(raw_E);
                 let total: f32 = raw_E.iter().map(|&z| simd::exp(z - largest)).sum();
@@ -151,24 +152,34 @@ impl Router {
         let chunk = rows_per_task(tokens);
         let tasks = dscores_NE.chunks_mut(chunk * experts).enumerate().collect();
         pool::run(tasks, |(task, dscores): (usize, &mut [f32])| {
-            for (offset, dscores_E) in dscores.chunks_exact_mut(experts).enumerate() {
-                let token = task * chunk + offset;
-                let scores_E = &scores_NE[token * experts..][..experts];
-                let probs_E = &routing.probs_NE[token * experts..][..experts];
-                let chosen_K = &routing.experts_NK[token * k..][..k];
-                let dgates_K = &dgates_NK[token * k..][..k];
-                self.backward_token(scores_E, probs_E, (chosen_K, dgates_K), (&dbalance_E, dz), dscores_E);
-            }
+            let mut scratch_E = vec![0.0; experts];
+            simd::vectorized!(|| {
+                for (offset, dscores_E) in dscores.chunks_exact_mut(experts).enumerate() {
+                    let token = task * chunk + offset;
+                    let scores_E = &scores_NE[token * experts..][..experts];
+                    let probs_E = &routing.probs_NE[token * experts..][..experts];
+                    let chosen = (&routing.experts_NK[token * k..][..k], &dgates_NK[token * k..][..k]);
+                    self.backward_token(scores_E, probs_E, chosen, &dbalance_E, &mut scratch_E, dscores_E);
+                    if dz > 0.0 {
+                        scratch_E.copy_from_slice(scores_E);
+                        let lse = simd::softmax(&mut scratch_E);
+                        simd::add_scaled(dscores_E, dz * lse, &scratch_E);
+                    }
+                }
+            });
         });
         dscores_NE
     }
 
+    /// One token, without the z-loss. `draw_E` is scratch: the gradient of what the gates were made of.
+    #[inline(always)]
     fn backward_token(
         &self,
         scores_E: &[f32],
         probs_E: &[f32],
         (chosen_K, dgates_K): (&[u32], &[f32]),
-        (dbalance_E, dz): (&[f32], f32),
+        dbalance_E: &[f32],
+        draw_E: &mut [f32],
         dscores_E: &mut [f32],
     ) {
         let sigmoid = self.config.scoring_func == ScoringFunc::Sigmoid;
@@ -181,13 +192,13 @@ impl Router {
             let weighted = chosen_K.iter().zip(dgates_K).map(|(&expert, &dgate)| raw(expert as usize) * dgate);
             mean = weighted.sum::<f32>() / total;
         }
-        // Gradient of what the gates were made of; for sigmoids also through the normalisation of the probabilities.
         let experts = scores_E.len();
-        let mut draw_E = vec![0.0; experts];
+        draw_E.fill(0.0);
         for (&expert, &dgate) in chosen_K.iter().zip(dgates_K) {
             draw_E[expert as usize] = scaling * (dgate - mean) / total;
         }
         if sigmoid {
+            // The balance loss reaches them through the normalisation of the probabilities.
             let total: f32 = (0..experts).map(raw).sum();
             let mean = simd::dot(dbalance_E, probs_E);
             for expert in 0..experts {
@@ -195,16 +206,11 @@ impl Router {
                 dscores_E[expert] = (draw_E[expert] + (dbalance_E[expert] - mean) / total) * s * (1.0 - s);
             }
         } else {
-            simd::add(&mut draw_E, dbalance_E);
-            let mean = simd::dot(&draw_E, probs_E);
+            simd::add(draw_E, dbalance_E);
+            let mean = simd::dot(draw_E, probs_E);
             for expert in 0..experts {
                 dscores_E[expert] = probs_E[expert] * (draw_E[expert] - mean);
             }
-        }
-        if dz > 0.0 {
-            let mut softmax_E = scores_E.to_vec();
-            let lse = simd::softmax(&mut softmax_E);
-            simd::add_scaled(dscores_E, dz * lse, &softmax_E);
         }
     }
 }

@@ -67,7 +67,7 @@ pub fn forward(shape: Shape, heads_BHTC: &[f32], out_BHTC: &mut [f32], lse_BHT: 
             let q = Mat::new(&q_TC[start * channels..], rows, channels);
             let k = Mat::new(k_TC, keys, channels);
             scaled_matmul(MatMut::new(&mut scores, rows, keys), shape.scale(), q, k.t(), Store::Overwrite);
-            simd::vectorized(|| {
+            simd::vectorized!(|| {
                 for (row, score) in scores.chunks_exact_mut(keys).take(rows).enumerate() {
                     let (seen, unseen) = score.split_at_mut(start + row + 1);
                     lse_T[start + row] = simd::softmax(seen);
@@ -140,7 +140,7 @@ fn backward_head(
         let dout = Mat::new(&dout_TC[block_rows.clone()], rows, channels);
         scaled_matmul(MatMut::new(&mut p, rows, keys), shape.scale(), q, k.t(), Store::Overwrite);
         matmul(MatMut::new(&mut ds, rows, keys), dout, v.t(), Store::Overwrite);
-        simd::vectorized(|| {
+        simd::vectorized!(|| {
             for row in 0..rows {
                 let (position, seen) = (start + row, start + row + 1);
                 let channels = position * channels..(position + 1) * channels;

@@ -38,7 +38,7 @@ pub fn forward(h_ND: &[f32], w_VD: &[f32], targets_N: &[u32], losses_N: &mut [f3
         pool::run(tasks, |((logits, losses), (h, targets))| {
             let h = Mat::new(h, losses.len(), hidden);
             matmul(MatMut::new(logits, losses.len(), vocab), h, w.t(), Store::Overwrite);
-            simd::vectorized(|| {
+            simd::vectorized!(|| {
                 for ((logits_V, loss), &target) in logits.chunks_exact_mut(vocab).zip(losses).zip(targets) {
                     *loss = row_loss(logits_V, target as usize, scale);
                 }

@@ -148,7 +148,7 @@ pub fn linear(x_NI: &[f32], w_OI: &[f32], y_NO: &mut [f32], rows: usize) {
     let mut y_ON = Buffer::any(outer * rows);
     let tasks = y_ON.chunks_mut(chunk * rows).zip(w_OI.chunks(chunk * inner)).collect();
     pool::run(tasks, |(y, w): (&mut [f32], &[f32])| {
-        simd::vectorized(|| {
+        simd::vectorized!(|| {
             for (y, w) in y.chunks_mut(simd::ROWS * rows).zip(w.chunks(simd::ROWS * inner)) {
                 for (row, x_I) in x_NI.chunks_exact(inner).enumerate() {
                     if w.len() == simd::ROWS * inner {

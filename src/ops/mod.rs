@@ -22,5 +22,5 @@ pub mod swiglu;
 /// How many of `rows` one task takes: enough tasks for 16 threads where there are rows enough, few enough that a
 /// matrix product inside a task is worth starting.
 pub fn rows_per_task(rows: usize) -> usize {
-    rows.div_ceil(32).next_multiple_of(8).clamp(64, 256)
+    rows.div_ceil(32).next_multiple_of(8).clamp(96, 256)
 }

@@ -7,7 +7,7 @@ use super::{pool, rows_per_task, simd};
 /// All three slices hold rows of `w.len()` numbers.
 pub fn forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], scales_R: &mut [f32]) {
     let width = w.len();
-    simd::vectorized(|| {
+    simd::vectorized!(|| {
         for ((x, y), scale) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)).zip(scales_R) {
             *scale = forward_row(x, w, eps, y);
         }
@@ -34,7 +34,7 @@ pub fn forward_row(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> f32 {
 /// The backward pass: adds to `dx` the gradient of the rows, and to `dw` that of the weight.
 pub fn backward(x: &[f32], w: &[f32], scales_R: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32]) {
     let width = w.len();
-    simd::vectorized(|| {
+    simd::vectorized!(|| {
         let rows = x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
         for (((x, dy), dx), &scale) in rows.zip(scales_R) {
             let projection = weighted_dot(x, dy, w) * scale * scale / width as f32;

@@ -55,7 +55,7 @@ impl RotaryTable {
 
     /// Turns `heads` neighbouring heads of a row.
     pub fn rotate_heads(&self, heads: &mut [f32], position: usize) {
-        simd::vectorized(|| {
+        simd::vectorized!(|| {
             for head_C in heads.chunks_exact_mut(2 * self.half) {
                 self.rotate(head_C, position);
             }

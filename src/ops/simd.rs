@@ -9,10 +9,21 @@ use std::sync::OnceLock;
 /// Lanes of a sum: four AVX2 registers, or two of AVX-512.
 const LANES: usize = 32;
 
-/// Compiles `kernel` for the widest instructions at hand and calls it. Everything that it calls must be
-/// `#[inline(always)]` to be compiled with it.
+/// Compiles a closure for each instruction set and calls the one for the widest instructions at hand. Everything that
+/// it calls must be `#[inline(always)]` to be compiled with it; the macro sees to the closure itself.
+macro_rules! vectorized {
+    (|| $kernel:expr) => {
+        $crate::ops::simd::dispatch(
+            #[inline(always)]
+            || $kernel,
+        )
+    };
+}
+pub(crate) use vectorized;
+
+/// The function behind [`vectorized!`].
 #[inline(always)]
-pub fn vectorized<R>(kernel: impl FnOnce() -> R) -> R {
+pub fn dispatch<R>(kernel: impl FnOnce() -> R) -> R {
     arch().dispatch(kernel)
 }
 
@@ -53,7 +64,7 @@ pub fn path_name() -> &'static str {
 
 /// The sum of `term(i)` over `0..count`, in [`LANES`] interleaved partial sums.
 #[inline(always)]
-pub fn sum_of(count: usize, mut term: impl FnMut(usize) -> f32) -> f32 {
+pub fn sum_of(count: usize, term: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let whole = count / LANES * LANES;
     let mut start = 0;
@@ -92,24 +103,21 @@ pub const ROWS: usize = 8;
 pub fn dot_rows(rows: &[f32], vector: &[f32]) -> [f32; ROWS] {
     const WIDTH: usize = 8;
     let len = vector.len();
+    let (parts, tail) = vector.as_chunks::<WIDTH>();
     let rows: [&[f32]; ROWS] = std::array::from_fn(|row| &rows[row * len..][..len]);
+    let row_parts: [&[[f32; WIDTH]]; ROWS] = std::array::from_fn(|row| &rows[row].as_chunks().0[..parts.len()]);
     let mut lanes = [[0.0f32; WIDTH]; ROWS];
-    let whole = len / WIDTH * WIDTH;
-    let mut start = 0;
-    while start < whole {
-        let part = &vector[start..start + WIDTH];
-        for (sums, row) in lanes.iter_mut().zip(rows) {
-            let row = &row[start..start + WIDTH];
+    for (index, part) in parts.iter().enumerate() {
+        for row in 0..ROWS {
             for lane in 0..WIDTH {
-                sums[lane] += row[lane] * part[lane];
+                lanes[row][lane] += row_parts[row][index][lane] * part[lane];
             }
         }
-        start += WIDTH;
     }
     std::array::from_fn(|row| {
         let [a, b, c, d, e, f, g, h] = lanes[row];
-        let tail: f32 = (whole..len).map(|i| rows[row][i] * vector[i]).sum();
-        ((a + e) + (c + g)) + ((b + f) + (d + h)) + tail
+        let rest: f32 = tail.iter().zip(&rows[row][parts.len() * WIDTH..]).map(|(x, w)| x * w).sum();
+        ((a + e) + (c + g)) + ((b + f) + (d + h)) + rest
     })
 }
 
@@ -214,7 +222,7 @@ mod tests {
     #[test]
     fn sums_have_the_same_bits_on_every_path() {
         let a: Vec<f32> = (0..1003).map(|i| (i as f32 * 0.37).sin()).collect();
-        let widest = vectorized(|| (dot(&a, &a), sum(&a), max(&a)));
+        let widest = vectorized!(|| (dot(&a, &a), sum(&a), max(&a)));
         let portable = choose(Some("portable")).dispatch(|| (dot(&a, &a), sum(&a), max(&a)));
         assert_eq!(widest, portable);
         let exact: f64 = a.iter().map(|&x| f64::from(x).powi(2)).sum();
@@ -226,7 +234,7 @@ mod tests {
         for len in [1, 7, 8, 67] {
             let rows: Vec<f32> = (0..ROWS * len).map(|i| (i as f32 * 0.7).sin()).collect();
             let vector: Vec<f32> = (0..len).map(|i| (i as f32 * 0.3).cos()).collect();
-            for (row, product) in vectorized(|| dot_rows(&rows, &vector)).into_iter().enumerate() {
+            for (row, product) in vectorized!(|| dot_rows(&rows, &vector)).into_iter().enumerate() {
                 assert!((product - dot(&rows[row * len..][..len], &vector)).abs() < 1e-4);
             }
         }

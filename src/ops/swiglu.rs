@@ -93,7 +93,7 @@ pub fn forward(hidden: usize, experts: &[Expert], x_SD: &[f32], u: &mut [f32], y
         let gate_up = Mat::new(piece.expert.gate_up_2FD, 2 * width, hidden);
         matmul(MatMut::new(u, rows, 2 * width), x, gate_up.t(), Store::Overwrite);
         let mut a_SF = Buffer::any(rows * width);
-        simd::vectorized(|| {
+        simd::vectorized!(|| {
             for (u, a) in u.chunks_exact(2 * width).zip(a_SF.chunks_exact_mut(width)) {
                 activate(u, a);
             }
@@ -152,10 +152,10 @@ fn backward_piece(hidden: usize, piece: Piece, upstream: &Upstream) {
     let mut da_SF = Buffer::any(rows * width);
     let down = Mat::new(piece.expert.down_DF, hidden, width);
     matmul(MatMut::new(&mut da_SF, rows, width), dy, down, Store::Overwrite);
-    simd::vectorized(|| {
+    simd::vectorized!(|| {
         for (row, gate) in upstream.gates_S[piece.rows.clone()].iter().enumerate() {
             let (u, a) = (&mut u[row * 2 * width..][..2 * width], &mut a_SF[row * width..][..width]);
-            dgates_S[row] = backward_activation(u, a, &da_SF[row * width..][..width], *gate);
+            dgates_S[row] = backward_activation(u, a, &mut da_SF[row * width..][..width], *gate);
         }
     });
     let gate_up = Mat::new(piece.expert.gate_up_2FD, 2 * width, hidden);
@@ -163,20 +163,21 @@ fn backward_piece(hidden: usize, piece: Piece, upstream: &Upstream) {
 }
 
 /// One row: replaces the pre-activations by their gradient, writes `weight * a`, and returns da . a, the gradient of
-/// the weight.
+/// the weight. `da` is used up.
 #[inline(always)]
-fn backward_activation(u: &mut [f32], a: &mut [f32], da: &[f32], weight: f32) -> f32 {
+fn backward_activation(u: &mut [f32], a: &mut [f32], da: &mut [f32], weight: f32) -> f32 {
     let (gate, up) = u.split_at_mut(a.len());
-    let (up, da) = (&mut up[..a.len()], &da[..a.len()]);
-    simd::sum_of(a.len(), |i| {
+    let (up, da) = (&mut up[..a.len()], &mut da[..a.len()]);
+    for i in 0..a.len() {
         let sigmoid = simd::sigmoid(gate[i]);
         let silu = gate[i] * sigmoid;
         let (activation, weighted) = (silu * up[i], weight * da[i]);
         gate[i] = weighted * up[i] * (sigmoid + silu * (1.0 - sigmoid));
         up[i] = weighted * silu;
         a[i] = weight * activation;
-        activation * da[i]
-    })
+        da[i] *= activation;
+    }
+    simd::sum(da)
 }
 
 /// A block of rows of one weight's gradient: `dst += left right`, summed over an expert's rows.

@@ -62,7 +62,7 @@ impl AdamW {
             }
         }
         pool::run(tasks, |(rule, [values, gradients, first, second])| {
-            simd::vectorized(|| update(rule, values, gradients, first, second));
+            simd::vectorized!(|| update(rule, values, gradients, first, second));
         });
     }
 }
@@ -105,7 +105,7 @@ pub fn gradient_norm(parameters: &Parameters) -> f64 {
     let tasks = squares.iter_mut().zip(gradients.chunks(CHUNK)).collect();
     pool::run(tasks, |(square, chunk): (&mut f64, &[f32])| {
         // Short runs in f32, added up in f64: no overflow of precision in long sums.
-        *square = simd::vectorized(|| chunk.chunks(1024).map(|run| f64::from(simd::dot(run, run))).sum());
+        *square = simd::vectorized!(|| chunk.chunks(1024).map(|run| f64::from(simd::dot(run, run))).sum());
     });
     squares.iter().sum::<f64>().sqrt()
 }

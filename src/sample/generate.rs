@@ -196,5 +196,5 @@ impl<'a> Context<'a> {
 /// ln P(id) under the softmax of the logits.
 fn logprob(logits_V: &[f32], id: u32) -> f32 {
     let mut probabilities = logits_V.to_vec();
-    logits_V[id as usize] - simd::vectorized(|| simd::softmax(&mut probabilities))
+    logits_V[id as usize] - simd::vectorized!(|| simd::softmax(&mut probabilities))
 }
