@@ -95,30 +95,41 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Rows of a matrix that [`dot_rows`] multiplies at a time.
-pub const ROWS: usize = 8;
+pub const ROWS: usize = 4;
 
-/// The dot products of [`ROWS`] rows of a matrix, one after the other in `rows`, with one vector: eight sums in flight
-/// hide each other's latency, and the vector is read once for all of them.
+/// The dot products of [`ROWS`] rows of a matrix, one after the other in `rows`, with one vector: several sums in
+/// flight hide each other's latency, and the vector is read once for all of them.
 #[inline(always)]
 pub fn dot_rows(rows: &[f32], vector: &[f32]) -> [f32; ROWS] {
     const WIDTH: usize = 8;
     let len = vector.len();
-    let (parts, tail) = vector.as_chunks::<WIDTH>();
-    let rows: [&[f32]; ROWS] = std::array::from_fn(|row| &rows[row * len..][..len]);
-    let row_parts: [&[[f32; WIDTH]]; ROWS] = std::array::from_fn(|row| &rows[row].as_chunks().0[..parts.len()]);
-    let mut lanes = [[0.0f32; WIDTH]; ROWS];
-    for (index, part) in parts.iter().enumerate() {
-        for row in 0..ROWS {
-            for lane in 0..WIDTH {
-                lanes[row][lane] += row_parts[row][index][lane] * part[lane];
-            }
+    let (first, rest) = rows.split_at(len);
+    let (second, rest) = rest.split_at(len);
+    let (third, fourth) = rest.split_at(len);
+    let (mut s0, mut s1, mut s2, mut s3) = ([0.0f32; WIDTH], [0.0f32; WIDTH], [0.0f32; WIDTH], [0.0f32; WIDTH]);
+    let whole = vector.as_chunks::<WIDTH>().0.iter();
+    let rows = first.as_chunks::<WIDTH>().0.iter().zip(second.as_chunks::<WIDTH>().0);
+    let rows = rows.zip(third.as_chunks::<WIDTH>().0.iter().zip(fourth.as_chunks::<WIDTH>().0));
+    for (x, ((a, b), (c, d))) in whole.zip(rows) {
+        for lane in 0..WIDTH {
+            s0[lane] += a[lane] * x[lane];
+            s1[lane] += b[lane] * x[lane];
+            s2[lane] += c[lane] * x[lane];
+            s3[lane] += d[lane] * x[lane];
         }
     }
-    std::array::from_fn(|row| {
-        let [a, b, c, d, e, f, g, h] = lanes[row];
-        let rest: f32 = tail.iter().zip(&rows[row][parts.len() * WIDTH..]).map(|(x, w)| x * w).sum();
-        ((a + e) + (c + g)) + ((b + f) + (d + h)) + rest
-    })
+    let mut products = [sum_of_eight(s0), sum_of_eight(s1), sum_of_eight(s2), sum_of_eight(s3)];
+    for i in len / WIDTH * WIDTH..len {
+        for (product, row) in products.iter_mut().zip([first, second, third, fourth]) {
+            *product += row[i] * vector[i];
+        }
+    }
+    products
+}
+
+#[inline(always)]
+fn sum_of_eight([a, b, c, d, e, f, g, h]: [f32; 8]) -> f32 {
+    ((a + e) + (c + g)) + ((b + f) + (d + h))
 }
 
 /// The sum of a slice.
