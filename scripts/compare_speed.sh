@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # tinymoe beside PyTorch on the same machine: sets up a Python environment from package names, then alternates the two
 # ROUNDS times (default 5) on each workload and prints medians, spread and ratios. Nothing else should run meanwhile.
+# THREADS sets the threads of both (default: all).
 # Usage: scripts/compare_speed.sh [WORKLOAD...]     (default: w1 w2 w3 w4)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 rounds=${ROUNDS:-5}
+threads=${THREADS:-$(nproc)}
 environment=${ENVIRONMENT:-target/peers}
 workloads=("$@")
 [[ ${#workloads[@]} -gt 0 ]] || workloads=(w1 w2 w3 w4)
@@ -20,7 +22,7 @@ trap 'rm -f "$results"' EXIT
 
 for ((round = 1; round <= rounds; round++)); do
     for workload in "${workloads[@]}"; do
-        target/release/tinymoe bench --json --config "configs/bench/$workload.toml" |
+        target/release/tinymoe bench --threads "$threads" --json --config "configs/bench/$workload.toml" |
             python3 -c '
 import json, sys
 outer = json.load(sys.stdin)["workloads"][0]
@@ -30,13 +32,14 @@ training = report["training"]
 print(json.dumps({**common, "mode": "train", "tokens_per_s": training["tokens_per_s"], "share": training["share_of_peak"]}))
 print(json.dumps({**common, "mode": "sample", "tokens_per_s": report["sampling"]["tokens_per_s"]}))' >> "$results"
         for implementation in loop grouped dense transformers; do
-            "$environment/bin/python" scripts/peers.py "$workload" "$implementation" >> "$results"
+            "$environment/bin/python" scripts/peers.py "$workload" "$implementation" --threads "$threads" >> "$results"
         done
-        "$environment/bin/python" scripts/peers.py "$workload" transformers --mode sample >> "$results"
+        "$environment/bin/python" scripts/peers.py "$workload" transformers --mode sample --threads "$threads" >> "$results"
         echo "round $round of $rounds: $workload" >&2
     done
 done
 
+echo "$threads threads, $rounds rounds, medians"
 python3 - "$results" <<'PYTHON'
 import collections, json, statistics, sys
 rows = collections.defaultdict(list)

@@ -155,14 +155,15 @@ fn flop_per_token(model: &ModelConfig, vocab: usize) -> f64 {
 }
 
 fn sample(model: &Transformer) -> Result<Sampling> {
-    const PROMPT: usize = 8;
-    let new_tokens = model.model.max_position_embeddings - PROMPT;
+    let time = model.model.max_position_embeddings;
+    let prompt = (time / 2).clamp(1, 8);
+    let new_tokens = time - prompt;
     let mut rates = Vec::new();
     let started = Instant::now();
     while rates.len() < 5 || started.elapsed() < MIN_TIME / 2 {
         let mut decoder = Decoder::new(model);
-        let prompt = random_ids(model.vocab_size, PROMPT, 0);
-        let mut logits_V = decoder.advance(&prompt, Logits::Last)?.logits_NV;
+        let ids = random_ids(model.vocab_size, prompt, 0);
+        let mut logits_V = decoder.advance(&ids, Logits::Last)?.logits_NV;
         let started = Instant::now();
         for _ in 0..new_tokens {
             logits_V = decoder.advance(&[likeliest(&logits_V)], Logits::Last)?.logits_NV;

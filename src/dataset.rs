@@ -36,6 +36,8 @@ pub struct Tokens {
     pub ids: Vec<u32>,
     /// Names of the domains, sorted.
     pub domains: Vec<String>,
+    /// Bytes of the texts, each end of text counted as one, as in the n-gram baseline.
+    pub bytes: usize,
     /// For each text in order, where its tokens are and the index of its domain.
     pub texts: Vec<(Range<usize>, usize)>,
 }
@@ -50,10 +52,17 @@ impl Tokens {
             let start = tokens.ids.len();
             tokens.ids.extend(tokenizer.encode(part.text)?);
             tokens.ids.extend(tokenizer.end_of_text());
+            tokens.bytes += part.text.len() + usize::from(tokenizer.end_of_text().is_some());
             let domain = tokens.domains.iter().position(|domain| domain == part.domain).unwrap_or(0);
             tokens.texts.push((start..tokens.ids.len(), domain));
         }
         Ok(tokens)
+    }
+
+    /// Bytes that all tokens but the first stand for: what a model that starts with the first one predicts.
+    pub fn predicted_bytes(&self, tokenizer: &Tokenizer) -> usize {
+        let first = self.ids.first().map_or(0, |&id| tokenizer.token_bytes(id).len());
+        self.bytes.saturating_sub(first)
     }
 
     /// The domain of the token at `position`.

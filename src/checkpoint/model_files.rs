@@ -2,6 +2,7 @@
 
 use super::tensors::{TensorSlot, TensorView, decode, encode as encode_tensors};
 use super::{Files, corrupt, hf};
+use crate::config::{ModelConfig, estimated_parameters};
 use crate::model::parameters::slices_mut;
 use crate::model::transformer::Transformer;
 use crate::optim::adamw::AdamW;
@@ -30,9 +31,24 @@ pub fn load(files: &Files) -> Result<(Transformer, Tokenizer)> {
         let tokens = tokenizer.vocab_size();
         return Err(corrupt(format!("tokenizer.json has {tokens} tokens, config.json a vocab_size of {vocab_size}")));
     }
-    let model = Transformer::new(&model, &router, vocab_size, 0)?;
+    check_size(&model, vocab_size, files.get("model.safetensors")?.len())?;
+    let model = Transformer::blank(&model, &router, vocab_size)?;
     decode_weights(files, &model)?;
     Ok((model, tokenizer))
+}
+
+/// Refuses sizes that the weights in the file do not have, before anything is allocated for them.
+fn check_size(model: &ModelConfig, vocab_size: usize, file_len: usize) -> Result<()> {
+    let weights = estimated_parameters(model, vocab_size);
+    let angles = (model.max_position_embeddings as f64) * (model.head_dim as f64);
+    if weights * 4.0 > file_len as f64 || angles > f64::from(1 << 28) {
+        return Err(corrupt(format!(
+            "config.json describes a model of {weights:.0} parameters and a context of {}; model.safetensors has {file_len} \
+             bytes",
+            model.max_position_embeddings
+        )));
+    }
+    Ok(())
 }
 
 /// Fills a model of the right shape with the weights of a checkpoint.

@@ -93,10 +93,16 @@ pub fn newest(checkpoints: &Path) -> Result<Newest> {
     for directory in steps(checkpoints)? {
         match load(&directory) {
             Ok(files) => return Ok(Newest { found: Some((directory, files)), rejected }),
-            Err(error) => rejected.push((directory, format!("{error:#}"))),
+            Err(error) if is_damage(&error) => rejected.push((directory, format!("{error:#}"))),
+            // A file that cannot be read now may be sound.
+            Err(error) => return Err(error),
         }
     }
     Ok(Newest { found: None, rejected })
+}
+
+fn is_damage(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Failure::CorruptCheckpoint(_)))
 }
 
 /// Where the checkpoint of a step is, or would be.

@@ -5,8 +5,8 @@ use crate::baseline::ngram_baseline;
 use crate::config::DataConfig;
 use crate::dataset::{Part, Tokens, split};
 use crate::error::Failure;
-use crate::train::evaluate::{byte_count, evaluate};
-use crate::train::prepare::read_data;
+use crate::train::evaluate::evaluate;
+use crate::train::prepare::{data_sha256, read_data};
 use crate::transcript::Document;
 use anyhow::Result;
 use clap::Args;
@@ -37,15 +37,13 @@ impl Texts {
     /// The files in `data`; with none, the validation split of the run's own data.
     pub fn read(trained: &Trained, data: &[String]) -> Result<Self> {
         if data.is_empty() {
-            let config = trained.run_config()?.data;
+            let config = trained.run_config()?.ok_or_else(|| trained.no_validation_split())?.data;
             let documents = read_data(&config)?;
+            trained.check_data(&data_sha256(&documents))?;
             return Ok(Self { documents, validation_fraction: Some(config.validation_fraction) });
         }
         // Text is read as the run's was, where that is known.
-        let options = match trained.run_config() {
-            Ok(config) => config.data,
-            Err(_) => crate::config::Config::default().data,
-        };
+        let options = trained.run_config()?.unwrap_or_default().data;
         let documents = read_data(&DataConfig { sources: data.to_vec(), ..options })?;
         Ok(Self { documents, validation_fraction: None })
     }
@@ -89,7 +87,7 @@ pub fn run(args: EvalArgs, _global: &Global) -> Result<()> {
         return Err(Failure::Usage("there is no text to evaluate on".into()).into());
     }
     let evaluation = evaluate(&trained.model, &tokens, |_| ())?;
-    let bytes = byte_count(&trained.tokenizer, &tokens.ids[1..]);
+    let bytes = tokens.predicted_bytes(&trained.tokenizer);
     let ngram_bits_per_byte = match training {
         Some(training) => Some(ngram_baseline(&texts_of(&training), &texts_of(&parts))?.bits_per_byte),
         None => None,

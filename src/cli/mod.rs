@@ -12,12 +12,14 @@ use crate::checkpoint::{self, model_files};
 use crate::config::Config;
 use crate::error::{Failure, exit_code};
 use crate::model::transformer::Transformer;
-use crate::ops::{buffer, pool};
+use crate::ops::{buffer, pool, simd};
 use crate::tokenizer::Tokenizer;
 use crate::train::progress::Verbosity;
-use anyhow::{Context, Result};
+use crate::train::state::TrainerState;
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -127,6 +129,7 @@ fn run(cli: Cli) -> Result<()> {
         }
         pool::set_threads(threads);
     }
+    simd::check_environment()?;
     match cli.command {
         Command::Train(args) => train::run(args, &cli.global),
         Command::Sample(args) => sample::run(args, &cli.global),
@@ -154,6 +157,8 @@ struct Trained {
     model: Transformer,
     tokenizer: Tokenizer,
     tokenizer_sha256: String,
+    /// The trainer's state, where the checkpoint has it.
+    state: Option<TrainerState>,
 }
 
 impl Trained {
@@ -164,21 +169,42 @@ impl Trained {
         let files = checkpoint::load(&checkpoint)?;
         let (model, tokenizer) = model_files::load(&files)?;
         let tokenizer_sha256 = format!("{:x}", Sha256::digest(files.get("tokenizer.json")?));
-        Ok(Self { checkpoint, model, tokenizer, tokenizer_sha256 })
+        let state = files.get("trainer_state.json").ok().and_then(|json| serde_json::from_slice(json).ok());
+        Ok(Self { checkpoint, model, tokenizer, tokenizer_sha256, state })
     }
 
-    /// The configuration of the run that the checkpoint belongs to.
-    fn run_config(&self) -> Result<Config> {
+    /// The configuration of the run that the checkpoint belongs to; none if it stands alone.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for a file that cannot be read.
+    fn run_config(&self) -> Result<Option<Config>> {
         let run = fs::canonicalize(&self.checkpoint)
             .ok()
             .and_then(|checkpoint| Some(checkpoint.parent()?.parent()?.join("config.toml")));
-        let text = run.as_ref().and_then(|path| fs::read_to_string(path).ok()).ok_or_else(|| {
-            Failure::Usage(format!(
-                "{} does not stand in a run directory with a config.toml, so its validation split is unknown; name the \
-                 text with --data",
-                self.checkpoint.display()
-            ))
-        })?;
-        toml::from_str(&text).with_context(|| "cannot read the run's config.toml")
+        let Some(path) = run.filter(|path| path.exists()) else { return Ok(None) };
+        let unusable = |error: &dyn Display| Failure::Usage(format!("cannot read {}: {error}", path.display()));
+        let text = fs::read_to_string(&path).map_err(|error| unusable(&error))?;
+        Ok(Some(toml::from_str(&text).map_err(|error| unusable(&error))?))
+    }
+
+    fn no_validation_split(&self) -> Failure {
+        Failure::Usage(format!(
+            "{} does not stand in a run directory with a config.toml, so its validation split is unknown; name the text \
+             with --data",
+            self.checkpoint.display()
+        ))
+    }
+
+    /// Refuses to take the end of other texts for the run's validation split.
+    fn check_data(&self, data_sha256: &str) -> Result<()> {
+        if self.state.as_ref().is_some_and(|state| state.data_sha256 != data_sha256) {
+            return Err(Failure::Usage(
+                "the texts in the run's data.sources have changed since it was trained, so its validation split is gone; \
+                 name the text to use with --data"
+                    .into(),
+            )
+            .into());
+        }
+        Ok(())
     }
 }

@@ -10,9 +10,12 @@ use crate::train::run_directory::RunDirectory;
 use crate::train::{Ending, Trainer};
 use anyhow::{Context, Result};
 use clap::Args;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
@@ -35,15 +38,15 @@ pub struct TrainArgs {
     dry_run: bool,
 }
 
-/// Set by Ctrl-C.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
 /// # Errors
 /// Usage errors, interruption, divergence, and whatever keeps files from being read or written.
 pub fn run(args: TrainArgs, global: &Global) -> Result<()> {
     let config = config::load(&args.config, &args.overrides)?;
     let path = args.run.clone().unwrap_or_else(|| default_run(&args.config));
     if args.dry_run {
+        if !args.resume {
+            RunDirectory::check_free(&path)?;
+        }
         return dry_run(&config);
     }
     let mut trainer = if args.resume { resume(config.clone(), &path, global)? } else { start(config.clone(), &path)? };
@@ -51,8 +54,8 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<()> {
     let last = config.train.max_steps.min(pause_at);
     let mut progress = Progress::new(global.verbosity(), trainer.state().step, last);
     progress.line(&format!("{} in {}", trainer.describe(), path.display()));
-    listen_for_interrupts()?;
-    let ending = trainer.run(pause_at, &INTERRUPTED, &mut progress)?;
+    let interrupted = listen_for_interrupts()?;
+    let ending = trainer.run(pause_at, &interrupted, &mut progress)?;
     drop(progress);
     report(&mut trainer, ending, &path)
 }
@@ -65,8 +68,10 @@ fn start(config: Config, path: &Path) -> Result<Trainer> {
     RunDirectory::check_free(path)?;
     let prepared = Prepared::new(&config, None)?;
     let directory = RunDirectory::create(path)?;
-    directory.describe(&config, &prepared)?;
-    Ok(Trainer::new(config, prepared, directory))
+    // The configuration comes first: what stands beside it is a run that can be resumed.
+    directory.configure(&config)?;
+    directory.describe(&prepared)?;
+    Trainer::new(config, prepared, directory)
 }
 
 fn resume(config: Config, path: &Path, global: &Global) -> Result<Trainer> {
@@ -79,20 +84,20 @@ fn resume(config: Config, path: &Path, global: &Global) -> Result<Trainer> {
     let files = directory.newest(warn)?;
     let tokenizer = |files: &Files| Tokenizer::from_json(files.get("tokenizer.json")?, "tokenizer.json");
     let prepared = Prepared::new(&config, files.as_ref().map(tokenizer).transpose()?)?;
-    directory.describe(&config, &prepared)?;
     Trainer::resume(config, prepared, directory, files.as_ref())
 }
 
-/// The first Ctrl-C asks for a clean end after the current step; the second leaves at once, which is safe because
-/// checkpoints appear whole or not at all.
-fn listen_for_interrupts() -> Result<()> {
-    let handler = || {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-        _ = writeln!(io::stderr(), "\ninterrupted: saving after this step (Ctrl-C again to leave at once)");
-    };
-    ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")
+/// Set by the first Ctrl-C (or SIGTERM), which asks for a clean end after the current step; the second leaves at once,
+/// which is safe because checkpoints appear whole or not at all. A hang-up is left to `nohup`.
+fn listen_for_interrupts() -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the shutdown happens where the flag is set already.
+        flag::register_conditional_shutdown(signal, 130, interrupted.clone())
+            .and_then(|_| flag::register(signal, interrupted.clone()))
+            .context("cannot listen for Ctrl-C")?;
+    }
+    Ok(interrupted)
 }
 
 fn dry_run(config: &Config) -> Result<()> {
@@ -114,7 +119,7 @@ fn report(trainer: &mut Trainer, ending: Ending, path: &Path) -> Result<()> {
     let step = state.step;
     let headline = match ending {
         Ending::Finished => format!("finished after step {step}"),
-        Ending::Paused => format!("paused after step {step}; continue with --resume"),
+        Ending::Paused => format!("paused after step {step}; continue with `{}`", trainer.resume_command()),
         Ending::StoppedEarly => format!("stopped early after step {step}: the validation loss no longer improves"),
     };
     let mut out = io::stdout().lock();

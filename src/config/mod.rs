@@ -1,11 +1,11 @@
 //! The configuration file: what each section holds. `defaults.toml` is the one place where defaults and their
-//! explanations live; a user's file is laid over it ([`load()`]), then checked as a whole ([`validate()`]).
+//! explanations live; a user's file is laid over it ([`load()`]), then checked as a whole.
 
 mod load;
 mod validate;
 
 pub use load::{DEFAULTS, load, parse};
-pub use validate::validate;
+pub use validate::estimated_parameters;
 
 use serde::{Deserialize, Serialize};
 
@@ -75,7 +75,7 @@ pub struct ModelConfig {
 
 impl ModelConfig {
     /// Replaces the zeros that stand for "derived from another key" by what they derive to. `head_dim` stays 0 where
-    /// the heads do not divide `hidden_size`, which [`validate()`] refuses.
+    /// the heads do not divide `hidden_size`, which is refused.
     pub fn resolve(&mut self) {
         if self.num_key_value_heads == 0 {
             self.num_key_value_heads = self.num_attention_heads;

@@ -3,18 +3,6 @@
 
 use super::{Balance, Config, DataConfig, ModelConfig, OptimizerConfig, RouterConfig, ScoringFunc};
 use super::{TokenizerConfig, TokenizerKind, TrainConfig};
-use crate::error::Failure;
-
-/// Refuses a resolved configuration that cannot work.
-///
-/// # Errors
-/// [`Failure::Usage`] with all the violations, one a line.
-pub fn validate(config: &Config) -> anyhow::Result<()> {
-    match violations(config) {
-        problems if problems.is_empty() => Ok(()),
-        problems => Err(Failure::Usage(problems.join("\n")).into()),
-    }
-}
 
 /// Everything that is wrong with a resolved configuration, in the order of its sections.
 pub(super) fn violations(config: &Config) -> Vec<String> {
@@ -295,7 +283,7 @@ fn sizes(rules: &mut Rules, config: &Config) {
 
 /// About how many parameters the model has; norms are left out, and a vocabulary that is not known yet counts as
 /// 4,096, the largest that is chosen automatically.
-fn estimated_parameters(m: &ModelConfig, vocab_size: usize) -> f64 {
+pub fn estimated_parameters(m: &ModelConfig, vocab_size: usize) -> f64 {
     let width = m.hidden_size as f64;
     let swiglu = |hidden: usize| 3.0 * width * hidden as f64;
     let vocabulary = if vocab_size == 0 { 4096.0 } else { vocab_size as f64 };
@@ -316,7 +304,6 @@ fn estimated_parameters(m: &ModelConfig, vocab_size: usize) -> f64 {
 mod tests {
     use super::*;
     use crate::config::DEFAULTS;
-    use crate::error::exit_code;
 
     /// What is wrong with the defaults after `change`.
     fn problems_after(change: impl FnOnce(&mut Config)) -> Vec<String> {
@@ -496,16 +483,15 @@ mod tests {
     }
 
     #[test]
-    fn all_violations_are_reported_together_as_a_usage_error() {
+    fn all_violations_are_reported_together() {
         let mut config: Config = toml::from_str(DEFAULTS).unwrap();
         config.model.resolve();
         config.train.max_steps = 0;
         config.model.num_experts_per_tok = 9;
 
-        let error = validate(&config).unwrap_err();
+        let problems = violations(&config);
 
-        assert_eq!(exit_code(&error), 2);
-        let keys: Vec<_> = error.to_string().lines().map(|line| line.split(' ').next().unwrap().to_string()).collect();
+        let keys: Vec<_> = problems.iter().filter_map(|problem| problem.split(' ').next()).collect();
         assert_eq!(keys, ["data.sources", "model.num_experts_per_tok", "optimizer.warmup_steps", "train.max_steps"]);
     }
 }

@@ -1,7 +1,8 @@
 //! The same weights one step at a time, with a cache of keys and values: for sampling. No graph, no gradients.
 
 use super::attention::Attention;
-use super::moe::{Dispatch, ExpertWeights, FeedForward, Routed};
+use super::dispatch::Dispatch;
+use super::moe::{ExpertWeights, FeedForward, Routed};
 use super::router::Routing;
 use super::transformer::Transformer;
 use crate::ops::buffer::Buffer;

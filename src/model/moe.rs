@@ -4,6 +4,7 @@
 //! its tokens in one go (dropless, Gale et al. 2022); the results go back to their tokens. A dense layer is the same
 //! sub-layer with nothing but a shared expert.
 
+use super::dispatch::Dispatch;
 use super::operation::{Operation, Pass, Slot, apply};
 use super::parameters::{Init, Kind, Layout, Parameters, slices_mut};
 use super::router::{Router, Routing};
@@ -167,57 +168,6 @@ impl FeedForward {
     }
 }
 
-/// (token, expert) pairs sorted by expert; dropped pairs are left out.
-pub struct Dispatch {
-    /// Rows of each expert among the sorted pairs.
-    pub rows_E: Vec<Range<usize>>,
-    /// Token and gate of each sorted pair.
-    pub tokens_S: Vec<u32>,
-    pub gates_S: Vec<f32>,
-    /// Where the pair (token, k) went; `None` if it was dropped.
-    pub places_NK: Vec<Option<u32>>,
-}
-
-impl Dispatch {
-    pub fn new(routing: &Routing, experts_per_token: usize) -> Self {
-        let kept = |&(_, (_, &gate)): &(usize, (&u32, &f32))| gate != 0.0 || routing.dropped == 0;
-        let pairs = || routing.experts_NK.iter().zip(&routing.gates_NK).enumerate().filter(kept);
-        let mut ends = vec![0; routing.num_experts];
-        pairs().for_each(|(_, (&expert, _))| ends[expert as usize] += 1);
-        let mut rows_E = Vec::with_capacity(ends.len());
-        let mut total = 0;
-        for end in &mut ends {
-            rows_E.push(total..total + *end);
-            total += *end;
-            *end = total - *end;
-        }
-        let mut next_E = ends;
-        let (mut tokens_S, mut gates_S) = (vec![0; total], vec![0.0; total]);
-        let mut places_NK = vec![None; routing.experts_NK.len()];
-        for (pair, (&expert, &gate)) in pairs() {
-            let place = next_E[expert as usize];
-            next_E[expert as usize] += 1;
-            tokens_S[place] = (pair / experts_per_token) as u32;
-            gates_S[place] = gate;
-            places_NK[pair] = Some(place as u32);
-        }
-        Self { rows_E, tokens_S, gates_S, places_NK }
-    }
-
-    /// Copies each pair's row of `x_ND`.
-    pub fn gather(&self, x_ND: &[f32], hidden: usize) -> Buffer {
-        let mut x_SD = Buffer::any(self.tokens_S.len() * hidden);
-        let chunk = rows_per_task(self.tokens_S.len());
-        let tasks = x_SD.chunks_mut(chunk * hidden).zip(self.tokens_S.chunks(chunk)).collect();
-        pool::run(tasks, |(rows, tokens): (&mut [f32], &[u32])| {
-            for (row_D, &token) in rows.chunks_exact_mut(hidden).zip(tokens) {
-                row_D.copy_from_slice(&x_ND[token as usize * hidden..][..hidden]);
-            }
-        });
-        x_SD
-    }
-}
-
 struct FeedForwardOp {
     layer: Arc<FeedForward>,
     parameters: Arc<Parameters>,
@@ -255,9 +205,10 @@ impl FeedForwardOp {
         (self.layer.dropout > 0.0).then(|| Dropout::new(self.layer.dropout, stream))
     }
 
-    /// The standard normal draw for a score, in training with a noisy gate.
-    fn noise(&self, index: usize) -> f32 {
-        self.pass.stream("router noise", self.layer.layer).map_or(0.0, |stream| stream.normal(index as u64) as f32)
+    /// The standard normal draw for each score, in training with a noisy gate.
+    fn noise(&self) -> impl Fn(usize) -> f32 {
+        let stream = self.pass.stream("router noise", self.layer.layer);
+        move |index| stream.map_or(0.0, |stream| stream.normal(index as u64) as f32)
     }
 
     fn forward_routed(&self, routed: &Routed, values: &[f32], h_ND: &[f32]) -> (SavedRouted, Buffer) {
@@ -272,8 +223,9 @@ impl FeedForwardOp {
         let mut scores_NE = project(&routed.gate);
         let noise_NE = routed.noise.as_ref().filter(|_| self.pass.is_training()).map(project);
         if let Some(noise_NE) = &noise_NE {
+            let draw = self.noise();
             for (index, (score, &noise)) in scores_NE.iter_mut().zip(noise_NE.iter()).enumerate() {
-                *score += self.noise(index) * softplus(noise);
+                *score += draw(index) * softplus(noise);
             }
         }
         let bias = routed.bias.as_ref().map(|bias| &values[bias.clone()]);
@@ -362,7 +314,8 @@ impl FeedForwardOp {
         let h = Mat::new(h_ND, tokens, hidden);
         add_weight_gradient(gradients.gate, Mat::new(&dscores, tokens, experts), h);
         let dnoise = saved.noise_NE.as_ref().zip(gradients.noise.as_mut()).map(|(noise_NE, gradient)| {
-            let derivative = |index: usize| self.noise(index) * simd::sigmoid(noise_NE[index]);
+            let draw = self.noise();
+            let derivative = |index: usize| draw(index) * simd::sigmoid(noise_NE[index]);
             let dnoise: Vec<f32> = dscores.iter().enumerate().map(|(index, &d)| d * derivative(index)).collect();
             add_weight_gradient(gradient, Mat::new(&dnoise, tokens, experts), h);
             dnoise

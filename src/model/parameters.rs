@@ -2,7 +2,6 @@
 //! the checkpoint and every kernel work on slices of these buffers.
 
 use crate::random::Stream;
-use anyhow::{Result, bail};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -61,9 +60,17 @@ impl Layout {
         range
     }
 
+    /// Parameters that are all zero.
+    pub fn zeros(self) -> Parameters {
+        let (values, gradients) = (vec![0.0; self.len], vec![0.0; self.len]);
+        Parameters { list: self.list, values: RwLock::new(values), gradients: Mutex::new(gradients) }
+    }
+}
+
+impl Parameters {
     /// Draws the initial values, each from a stream of its parameter's name.
-    pub fn initialize(self, seed: u64) -> Parameters {
-        let mut values = vec![0.0; self.len];
+    pub fn initialize(&self, seed: u64) {
+        let mut values = self.values_mut();
         for parameter in &self.list {
             let slice = &mut values[parameter.range.clone()];
             match parameter.init {
@@ -78,11 +85,8 @@ impl Layout {
                 }
             }
         }
-        Parameters { gradients: Mutex::new(vec![0.0; self.len]), values: RwLock::new(values), list: self.list }
     }
-}
 
-impl Parameters {
     pub fn list(&self) -> &[Parameter] {
         &self.list
     }
@@ -90,14 +94,6 @@ impl Parameters {
     /// The number of trainable weights.
     pub fn count(&self) -> usize {
         self.list.iter().filter(|parameter| parameter.kind != Kind::State).map(|parameter| parameter.range.len()).sum()
-    }
-
-    /// The parameter of that name.
-    pub fn find(&self, name: &str) -> Result<&Parameter> {
-        match self.list.iter().find(|parameter| parameter.name == name) {
-            Some(parameter) => Ok(parameter),
-            None => bail!("the model has no parameter named {name}"),
-        }
     }
 
     pub fn values(&self) -> RwLockReadGuard<'_, Vec<f32>> {

@@ -42,6 +42,13 @@ pub struct Output {
 impl Transformer {
     /// A model with initial weights drawn from `seed`.
     pub fn new(model: &ModelConfig, router: &RouterConfig, vocab_size: usize, seed: u64) -> Result<Self> {
+        let transformer = Self::blank(model, router, vocab_size)?;
+        transformer.parameters.initialize(seed);
+        Ok(transformer)
+    }
+
+    /// A model whose weights are all zero, to be filled from a checkpoint.
+    pub fn blank(model: &ModelConfig, router: &RouterConfig, vocab_size: usize) -> Result<Self> {
         let mut layout = Layout::default();
         let hidden = model.hidden_size;
         let normal = Init::Normal(model.initializer_range);
@@ -63,7 +70,7 @@ impl Transformer {
             model: model.clone(),
             router: router.clone(),
             vocab_size,
-            parameters: Arc::new(layout.initialize(seed)),
+            parameters: Arc::new(layout.zeros()),
             embedding_VD,
             layers,
             head: Head { norm, weight_VD, hidden, eps: model.rms_norm_eps as f32 },

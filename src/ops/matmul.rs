@@ -62,8 +62,14 @@ impl<'a> MatMut<'a> {
 }
 
 fn check_extent(len: usize, rows: usize, cols: usize, row_stride: usize) {
-    let needed = if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + cols };
-    assert!(needed <= len && (cols <= row_stride || rows <= 1), "{rows} x {cols} do not fit into {len} numbers");
+    let needed = match rows.checked_sub(1) {
+        Some(gaps) if cols > 0 => gaps.checked_mul(row_stride).and_then(|start| start.checked_add(cols)),
+        _ => Some(0),
+    };
+    assert!(
+        needed.is_some_and(|needed| needed <= len) && (cols <= row_stride || rows <= 1),
+        "{rows} x {cols} do not fit into {len} numbers"
+    );
 }
 
 /// What happens to the destination's old content.
@@ -144,7 +150,7 @@ pub fn linear(x_NI: &[f32], w_OI: &[f32], y_NO: &mut [f32], rows: usize) {
     }
     /// Weights in one task: 128 KB.
     const TASK: usize = 1 << 15;
-    let chunk = (TASK / inner).next_multiple_of(simd::ROWS);
+    let chunk = (TASK / inner).max(1).next_multiple_of(simd::ROWS);
     let mut y_ON = Buffer::any(outer * rows);
     let tasks = y_ON.chunks_mut(chunk * rows).zip(w_OI.chunks(chunk * inner)).collect();
     pool::run(tasks, |(y, w): (&mut [f32], &[f32])| {
@@ -197,6 +203,20 @@ mod tests {
             parallel_matmul(&mut dst, a, b, Store::Add);
             for (index, &value) in dst.iter().enumerate() {
                 assert!((f64::from(value) - 1.0 - exact(index / n, index % n)).abs() < 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn linear_gives_the_same_for_few_and_many_rows_and_for_any_width() {
+        for (inner, outer) in [(40_000, 3), (33, 10), (1, 1)] {
+            let (x, w) = (numbers(9 * inner, 3), numbers(outer * inner, 4));
+            let (mut many, mut few) = (vec![0.0; 9 * outer], vec![0.0; outer]);
+            linear(&x, &w, &mut many, 9);
+            for row in 0..9 {
+                linear(&x[row * inner..][..inner], &w, &mut few, 1);
+                let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-3 * (inner as f32).sqrt();
+                assert!(few.iter().zip(&many[row * outer..]).all(close), "{inner} x {outer}, row {row}");
             }
         }
     }

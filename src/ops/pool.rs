@@ -78,10 +78,12 @@ pub fn set_threads(threads: usize) {
 }
 
 /// Keeps candle from starting a spinning pool of its own, which would fight with this one for the cores. To be called
-/// first thing in the program.
+/// first thing in the program; it does nothing where the system does not confirm that this is the only thread.
 pub fn keep_candle_on_one_thread() {
-    // SAFETY: no other thread exists yet that could read the environment at the same time.
-    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+    if std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1) {
+        // SAFETY: no other thread exists that could read the environment at the same time.
+        unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+    }
 }
 
 /// The number of threads in use, the calling one included.
@@ -103,7 +105,7 @@ pub fn run<T: Send>(tasks: Vec<T>, body: impl Fn(T) + Sync) {
 pub fn run_numbered(count: usize, body: &(dyn Fn(usize) + Sync)) {
     let pool = pool();
     let alone = count <= 1 || IN_TASK.get();
-    let Some(_busy) = (if alone { None } else { pool.busy.try_lock().ok() }) else {
+    let Some(busy) = (if alone { None } else { pool.busy.try_lock().ok() }) else {
         return (0..count).for_each(body);
     };
     let shared = Shared { next: AtomicUsize::new(0), count, body, panic: Mutex::new(None) };
@@ -118,7 +120,10 @@ pub fn run_numbered(count: usize, body: &(dyn Fn(usize) + Sync)) {
         // A worker that takes this long may be waiting for a core.
         if turns < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
     }
-    if let Some(payload) = lock(&shared.panic).take() {
+    let payload = lock(&shared.panic).take();
+    // Unwinding with the lock held would poison it.
+    drop(busy);
+    if let Some(payload) = payload {
         resume_unwind(payload);
     }
 }
@@ -221,6 +226,7 @@ mod tests {
     fn a_panic_in_a_task_reaches_the_caller_and_leaves_the_pool_usable() {
         let outcome = catch_unwind(|| run_numbered(8, &|number| assert_ne!(number, 3)));
         assert!(outcome.is_err());
+        assert!(!pool().busy.is_poisoned(), "a poisoned lock would leave all later jobs to one thread");
         let total = AtomicUsize::new(0);
         run_numbered(8, &|_| _ = total.fetch_add(1, Ordering::Relaxed));
         assert_eq!(total.into_inner(), 8);

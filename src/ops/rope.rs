@@ -1,8 +1,6 @@
 //! Rotary position embedding (Su et al. 2021) in the half-split layout of Hugging Face models: channel i of a head
 //! turns with channel i + C/2 by the angle position * theta^(-2i/C).
 
-use super::simd;
-
 /// cos and sin of every position's angles.
 #[derive(Clone, Debug)]
 pub struct RotaryTable {
@@ -52,20 +50,12 @@ impl RotaryTable {
             second[i] = b * cos[i] - a * sin[i];
         }
     }
-
-    /// Turns `heads` neighbouring heads of a row.
-    pub fn rotate_heads(&self, heads: &mut [f32], position: usize) {
-        simd::vectorized!(|| {
-            for head_C in heads.chunks_exact_mut(2 * self.half) {
-                self.rotate(head_C, position);
-            }
-        });
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::simd;
 
     #[test]
     fn turning_back_undoes_a_turn_and_scores_depend_on_distance_alone() {

@@ -2,8 +2,10 @@
 //! set, and the best one that this CPU has is chosen when the program runs. No kernel fuses multiply and add or
 //! changes the order of a sum, so all of them give the same bits on every path.
 //!
-//! The environment variable `TINYMOE_SIMD` forces a path: `portable`, `avx2` or `avx512`.
+//! The environment variable `TINYMOE_SIMD` forces a path for these kernels: `portable`, `avx2` or `avx512`. Matrix
+//! products, which are the `gemm` crate's, choose for themselves.
 
+use crate::error::Failure;
 use std::sync::OnceLock;
 
 /// Lanes of a sum: four AVX2 registers, or two of AVX-512.
@@ -30,6 +32,21 @@ pub fn dispatch<R>(kernel: impl FnOnce() -> R) -> R {
 fn arch() -> pulp::Arch {
     static ARCH: OnceLock<pulp::Arch> = OnceLock::new();
     *ARCH.get_or_init(|| choose(std::env::var("TINYMOE_SIMD").ok().as_deref()))
+}
+
+/// Whether the path that the environment asks for is to be had.
+///
+/// # Errors
+/// [`Failure::Usage`] where it is unknown or this CPU lacks it.
+pub fn check_environment() -> anyhow::Result<()> {
+    match std::env::var("TINYMOE_SIMD") {
+        Ok(asked) if asked != path_name() => {
+            let name = path_name();
+            Err(Failure::Usage(format!("TINYMOE_SIMD={asked} is not to be had on this CPU; it would take {name}"))
+                .into())
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -155,7 +172,7 @@ pub fn max(a: &[f32]) -> f32 {
     lanes.into_iter().fold(f32::NEG_INFINITY, |best, x| if best.is_nan() { best } else { larger(best, x) })
 }
 
-/// e^x to about 2 units in the last place; saturates outside [-87.3, 88.7]; NaN stays NaN.
+/// e^x to about 2 units in the last place; saturates outside [-87.3, 88]; NaN stays NaN.
 ///
 /// Cephes' `expf`: x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial for e^r, and n put into the exponent bits.
 #[inline(always)]

@@ -121,7 +121,9 @@ mod tests {
         layout.add("router".into(), &[1], Kind::Router, Init::Constant(1.0));
         layout.add("gain".into(), &[1], Kind::Gain, Init::Constant(1.0));
         layout.add("state".into(), &[1], Kind::State, Init::Constant(1.0));
-        layout.initialize(1)
+        let parameters = layout.zeros();
+        parameters.initialize(1);
+        parameters
     }
 
     fn config() -> OptimizerConfig {

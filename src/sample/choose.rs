@@ -198,7 +198,7 @@ fn bounded(logit: f32) -> f32 {
 }
 
 /// Log-softmax of the logits at `id`, in nats.
-fn log_probability(logits_V: &[f32], id: u32) -> f32 {
+pub(super) fn log_probability(logits_V: &[f32], id: u32) -> f32 {
     let best = logits_V.iter().copied().map(bounded).fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits_V.iter().map(|&logit| f64::from((bounded(logit) - best).exp())).sum();
     (f64::from(bounded(logits_V[id as usize])) - f64::from(best) - sum.ln()) as f32

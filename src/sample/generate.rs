@@ -1,10 +1,10 @@
 //! Continues a prompt token by token, with several samples side by side, and shows every token with its routing.
 
+use super::choose::log_probability;
 use super::{Chooser, SamplingOptions};
 use crate::model::decode::{Decoder, Logits, Step};
 use crate::model::router::Routing;
 use crate::model::transformer::Transformer;
-use crate::ops::simd;
 use crate::random::Stream;
 use crate::routing::log::Source;
 use crate::tokenizer::Tokenizer;
@@ -159,7 +159,7 @@ impl<'a> Context<'a> {
                     0 => last_V.as_deref(),
                     _ => Some(&step.logits_NV[(row - 1) * vocab..][..vocab]),
                 };
-                let logprob = logits_V.map(|logits_V| logprob(logits_V, id));
+                let logprob = logits_V.map(|logits_V| log_probability(logits_V, id));
                 let (index, routing) = (start + row, &step.routing[..]);
                 for sample in 0..count {
                     observe(&Passed { sample, index, id, source: Source::Prompt, logprob, routing, row })?;
@@ -191,10 +191,4 @@ impl<'a> Context<'a> {
         }
         Ok(())
     }
-}
-
-/// ln P(id) under the softmax of the logits.
-fn logprob(logits_V: &[f32], id: u32) -> f32 {
-    let mut probabilities = logits_V.to_vec();
-    logits_V[id as usize] - simd::vectorized!(|| simd::softmax(&mut probabilities))
 }

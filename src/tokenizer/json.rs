@@ -26,9 +26,12 @@ pub fn read(bytes: &[u8], origin: &str) -> anyhow::Result<Tokenizer> {
     // Without a type, the crate would try other kinds of models.
     json["model"]["type"] = "BPE".into();
     // These would cut, fill or extend what is encoded.
+    let mut changed = false;
     for part in ["truncation", "padding", "post_processor"] {
-        json[part] = Value::Null;
+        changed |= !json[part].take().is_null();
     }
+    // What is saved encodes as we do; unchanged files stay what they are, byte for byte.
+    let kept = if changed { serde_json::to_vec_pretty(&json)? } else { bytes.to_vec() };
     let mut encoder: tokenizers::Tokenizer =
         serde_json::from_value(json).context("it does not have the format of a tokenizer.json")?;
     // Means: treat special tokens that stand in the text as the text they are.
@@ -44,7 +47,7 @@ pub fn read(bytes: &[u8], origin: &str) -> anyhow::Result<Tokenizer> {
     }
     let tokenizer = Tokenizer {
         encoder: Arc::new(encoder),
-        json: bytes.into(),
+        json: kept.into(),
         tokens: tokens.into(),
         end_of_text,
         unknown,

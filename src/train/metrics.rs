@@ -41,14 +41,14 @@ pub struct LoggedTime {
 
 /// Routing of a step or an evaluation, averaged over its batches.
 #[derive(Clone, Debug, Default)]
-pub struct Routed {
+pub struct RoutingAverages {
     pub balance_loss: f64,
     pub z_loss: f64,
     pub expert_load: Vec<Vec<f64>>,
     pub router_entropy: Vec<f64>,
 }
 
-impl Routed {
+impl RoutingAverages {
     /// Adds one batch out of `batches` of equal size.
     pub fn add(&mut self, layers: &[Arc<Routing>], batches: usize) {
         self.add_weighted(layers, 1.0 / batches as f64);

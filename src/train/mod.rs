@@ -23,7 +23,7 @@ use crate::sample::SamplingOptions;
 use crate::sample::generate::{Prompt, generate_text};
 use anyhow::{Context, Result};
 use evaluate::{Evaluation, evaluate};
-use metrics::{Record, Routed};
+use metrics::{Record, RoutingAverages};
 use prepare::Prepared;
 use progress::Progress;
 use run_directory::RunDirectory;
@@ -70,32 +70,40 @@ struct StepReport {
     target_bytes: usize,
     gradient_norm: f64,
     learning_rate: f64,
-    routed: Routed,
+    routed: RoutingAverages,
 }
 
 impl Trainer {
     /// A new run in `directory`, which must be fresh.
-    pub fn new(config: Config, prepared: Prepared, directory: RunDirectory) -> Self {
+    pub fn new(config: Config, prepared: Prepared, directory: RunDirectory) -> Result<Self> {
         let optimizer = AdamW::new(&config.optimizer, &prepared.model.parameters);
-        let state = TrainerState::new(&config, &prepared);
-        Self { config, prepared, optimizer, state, directory, started: Instant::now(), earlier_s: 0.0 }
+        let state = TrainerState::new(&config, &prepared)?;
+        Ok(Self { config, prepared, optimizer, state, directory, started: Instant::now(), earlier_s: 0.0 })
     }
 
     /// The run in `directory`, continued from the checkpoint in `files`; or from the start if it has none.
     pub fn resume(config: Config, prepared: Prepared, directory: RunDirectory, files: Option<&Files>) -> Result<Self> {
-        let mut trainer = Self::new(config, prepared, directory);
+        let mut trainer = Self::new(config, prepared, directory)?;
         if let Some(files) = files {
             let state = RunDirectory::restore(files, &mut trainer.prepared, &mut trainer.optimizer)?;
             trainer.state.check_same_data(&state)?;
             trainer.state = state;
         }
         trainer.directory.relink(&trainer.state)?;
+        trainer.state.config_sha256 = state::config_sha256(&trainer.config)?;
+        trainer.directory.configure(&trainer.config)?;
         trainer.earlier_s = trainer.directory.rewind(&trainer.state)?;
         Ok(trainer)
     }
 
     pub fn state(&self) -> &TrainerState {
         &self.state
+    }
+
+    /// The command that goes on with this run.
+    pub fn resume_command(&self) -> String {
+        let run = self.directory.path().display();
+        format!("tinymoe train {run}/config.toml --run {run} --resume")
     }
 
     /// Sizes of model and data in a line or two.
@@ -141,10 +149,8 @@ impl Trainer {
                 self.save()?;
             }
             if interrupt {
-                let message = format!(
-                    "interrupted after step {step}, which is saved; continue with `tinymoe train CONFIG --run {} --resume`",
-                    self.directory.path().display()
-                );
+                let message =
+                    format!("interrupted after step {step}, which is saved; continue with `{}`", self.resume_command());
                 return Err(Failure::Interrupted(message).into());
             }
             if stop {
@@ -174,7 +180,7 @@ impl Trainer {
         let (model, train) = (&self.prepared.model, &self.config.train);
         let time = self.config.model.max_position_embeddings;
         let micro_batches = train.gradient_accumulation_steps;
-        let (mut loss, mut target_bytes, mut routed) = (0.0, 0, Routed::default());
+        let (mut loss, mut target_bytes, mut routed) = (0.0, 0, RoutingAverages::default());
         for micro in 0..micro_batches {
             let number = (self.state.step * micro_batches + micro) as u64;
             let batch = batch(&self.prepared.training.ids, train.batch_size, time, train.seed, number);
@@ -215,7 +221,7 @@ impl Trainer {
 
     /// Aux-loss-free balancing (Wang et al. 2024, algorithm 1): an expert with less than its share of the step's load
     /// gets a larger bias, one with more a smaller.
-    fn move_biases(&self, routed: &Routed) {
+    fn move_biases(&self, routed: &RoutingAverages) {
         let rate = self.config.router.bias_update_rate as f32;
         let parameters: &Parameters = &self.prepared.model.parameters;
         let mut values = parameters.values_mut();
@@ -252,7 +258,7 @@ impl Trainer {
         self.append(&record)
     }
 
-    fn record(&self, split: &'static str, lr: f64, routed: &Routed) -> Record {
+    fn record(&self, split: &'static str, lr: f64, routed: &RoutingAverages) -> Record {
         Record {
             step: self.state.step,
             tokens: self.state.tokens,
@@ -275,7 +281,7 @@ impl Trainer {
 
     /// Evaluates on the whole validation split; returns whether it is the best so far.
     fn evaluate(&mut self, lr: f64, progress: &mut Progress) -> Result<bool> {
-        let mut routed = Routed::default();
+        let mut routed = RoutingAverages::default();
         let prepared = &mut self.prepared;
         let evaluation = evaluate(&prepared.model, &prepared.validation, |window| {
             routed.add_weighted(window.routing, window.share);

@@ -10,6 +10,7 @@ use crate::model::transformer::Transformer;
 use crate::tokenizer::Tokenizer;
 use crate::transcript::{Document, ReadOptions, read_sources};
 use anyhow::{Context, Result, anyhow};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::thread::JoinHandle;
 
@@ -23,7 +24,18 @@ pub struct Prepared {
     pub model: Transformer,
     /// SHA-256 of all text with its domains.
     pub data_sha256: String,
+    /// The files it came from.
+    pub files: Vec<DataFile>,
     baseline: Pending,
+}
+
+/// A file of the training data, for `run.json`.
+#[derive(Debug, Serialize)]
+pub struct DataFile {
+    name: String,
+    domain: String,
+    /// Of the text as it was read, timestamps and speakers kept or dropped.
+    sha256: String,
 }
 
 /// The baseline, or the thread that computes it.
@@ -50,6 +62,13 @@ pub fn data_sha256(documents: &[Document]) -> String {
     format!("{:x}", hash.finalize())
 }
 
+impl DataFile {
+    fn of(document: &Document) -> Self {
+        let Document { name, domain, text } = document;
+        Self { name: name.clone(), domain: domain.clone(), sha256: format!("{:x}", Sha256::digest(text)) }
+    }
+}
+
 impl Prepared {
     /// Reads the data and builds everything from it; `tokenizer` is that of the run being resumed, if there is one.
     ///
@@ -58,6 +77,7 @@ impl Prepared {
     pub fn new(config: &Config, tokenizer: Option<Tokenizer>) -> Result<Self> {
         let documents = read_data(&config.data)?;
         let data_sha256 = data_sha256(&documents);
+        let files = documents.iter().map(DataFile::of).collect();
         let (training_parts, validation_parts) = split(&documents, config.data.validation_fraction);
         let texts: Vec<&str> = training_parts.iter().map(|part| part.text).collect();
         let tokenizer = match tokenizer {
@@ -68,9 +88,10 @@ impl Prepared {
         let training = Tokens::encode(&training_parts, &tokenizer)?;
         let validation = Tokens::encode(&validation_parts, &tokenizer)?;
         check_lengths(config, &training, &validation)?;
-        let validation_bytes = byte_count(&tokenizer, &validation.ids[1..]);
+        tokenizer.encode(&config.train.sample_prompt).context("train.sample_prompt cannot be used")?;
+        let validation_bytes = validation.predicted_bytes(&tokenizer);
         let model = Transformer::new(&config.model, &config.router, tokenizer.vocab_size(), config.train.seed)?;
-        Ok(Self { tokenizer, training, validation, validation_bytes, model, data_sha256, baseline })
+        Ok(Self { tokenizer, training, validation, validation_bytes, model, data_sha256, files, baseline })
     }
 
     /// The n-gram language model's result on the validation split; waits for it if need be.

@@ -10,13 +10,16 @@ use crate::ops::{pool, simd};
 use crate::optim::adamw::AdamW;
 use anyhow::{Context, Result};
 use serde_json::json;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// A run's directory, made by [`RunDirectory::create`] or found by [`RunDirectory::open`].
+/// A run's directory, made by [`RunDirectory::create`] or found by [`RunDirectory::open`]. No other process can have
+/// it at the same time.
 pub struct RunDirectory {
     path: PathBuf,
+    /// Locked as long as it is open; the system unlocks it for a process that dies.
+    _lock: File,
 }
 
 impl RunDirectory {
@@ -26,7 +29,7 @@ impl RunDirectory {
     /// [`Failure::Usage`]
     pub fn check_free(path: &Path) -> Result<()> {
         let occupied = match fs::read_dir(path) {
-            Ok(mut entries) => entries.next().is_some(),
+            Ok(entries) => entries.flatten().any(|entry| entry.file_name() != ".lock"),
             Err(_) => path.symlink_metadata().is_ok(),
         };
         if !occupied {
@@ -41,7 +44,7 @@ impl RunDirectory {
     pub fn create(path: &Path) -> Result<Self> {
         Self::check_free(path)?;
         fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self { path: path.to_owned() })
+        Ok(Self { path: path.to_owned(), _lock: lock(path)? })
     }
 
     /// The directory of a run to be continued, which `config` must belong to.
@@ -65,7 +68,7 @@ impl RunDirectory {
             ))
             .into());
         }
-        Ok(Self { path: path.to_owned() })
+        Ok(Self { path: path.to_owned(), _lock: lock(path)? })
     }
 
     pub fn path(&self) -> &Path {
@@ -76,8 +79,15 @@ impl RunDirectory {
         self.path.join("checkpoints")
     }
 
-    /// Writes `config.toml` and `run.json`, and makes room for checkpoints.
-    pub fn describe(&self, config: &Config, prepared: &Prepared) -> Result<()> {
+    /// Writes `config.toml`, which may have got more steps since the last session, and makes room for checkpoints.
+    pub fn configure(&self, config: &Config) -> Result<()> {
+        self.write("config.toml", toml::to_string(config)?.as_bytes())?;
+        let checkpoints = self.checkpoints();
+        fs::create_dir_all(&checkpoints).with_context(|| format!("cannot create {}", checkpoints.display()))
+    }
+
+    /// Writes `run.json`, the facts about the session that began the run.
+    pub fn describe(&self, prepared: &Prepared) -> Result<()> {
         let facts = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "git_revision": git_revision(),
@@ -86,17 +96,14 @@ impl RunDirectory {
             "threads": pool::threads(),
             "cpu": { "architecture": std::env::consts::ARCH, "kernels": simd::path_name() },
             "data_sha256": prepared.data_sha256,
+            "data": prepared.files,
             "tokens": { "training": prepared.training.ids.len(), "validation": prepared.validation.ids.len() },
             "parameters": {
                 "total": prepared.model.parameters.count(),
                 "active": prepared.model.active_parameters(),
             },
         });
-        // The configuration comes first: what stands beside it is a run that can be resumed.
-        self.write("config.toml", toml::to_string(config)?.as_bytes())?;
-        self.write("run.json", format!("{facts:#}\n").as_bytes())?;
-        let checkpoints = self.checkpoints();
-        fs::create_dir_all(&checkpoints).with_context(|| format!("cannot create {}", checkpoints.display()))
+        self.write("run.json", format!("{facts:#}\n").as_bytes())
     }
 
     /// Replaces a file whole or not at all: a full disk must not cost a run its configuration.
@@ -161,8 +168,19 @@ impl RunDirectory {
 
     /// The newest checkpoint that verifies. Newer ones that do not are reported to `warn` and renamed, because among
     /// the checkpoints that are to come they would pass for the newest.
+    ///
+    /// # Errors
+    /// [`Failure::CorruptCheckpoint`] if there are checkpoints and none of them verifies.
     pub fn newest(&self, mut warn: impl FnMut(String)) -> Result<Option<Files>> {
         let newest = checkpoint::newest(&self.checkpoints())?;
+        if let (None, Some((path, reason))) = (&newest.found, newest.rejected.first()) {
+            return Err(Failure::CorruptCheckpoint(format!(
+                "no checkpoint in {} is sound; the newest: {}: {reason}. Nothing was changed; start another run with --run",
+                self.checkpoints().display(),
+                path.display()
+            ))
+            .into());
+        }
         for (path, reason) in &newest.rejected {
             let aside = checkpoint::set_aside(path)?;
             warn(format!("passing over {}, now {}: {reason}", path.display(), aside.display()));
@@ -193,6 +211,21 @@ impl RunDirectory {
         model_files::decode_optimizer(files, &prepared.model, optimizer)?;
         optimizer.steps = state.step as u64;
         Ok(state)
+    }
+}
+
+/// Takes the run for this process.
+fn lock(path: &Path) -> Result<File> {
+    let file = path.join(".lock");
+    let open = || OpenOptions::new().create(true).truncate(false).write(true).open(&file);
+    let lock = open().with_context(|| format!("cannot open {}", file.display()))?;
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let name = path.display();
+            Err(Failure::Usage(format!("another process is training in {name}; wait for it, or stop it")).into())
+        }
+        // Where the file system knows no locks, there is none.
+        _ => Ok(lock),
     }
 }
 

@@ -22,14 +22,15 @@ pub struct TrainerState {
     /// How much of the run's `metrics.jsonl` and `samples.txt` had been written.
     pub metrics_lines: usize,
     pub samples_bytes: u64,
+    /// Of the run's `config.toml`.
     pub config_sha256: String,
     pub data_sha256: String,
 }
 
 impl TrainerState {
     /// The state before the first step.
-    pub fn new(config: &Config, prepared: &Prepared) -> Self {
-        Self {
+    pub fn new(config: &Config, prepared: &Prepared) -> Result<Self> {
+        Ok(Self {
             step: 0,
             tokens: 0,
             seed: config.train.seed,
@@ -38,9 +39,9 @@ impl TrainerState {
             evaluations_without_improvement: 0,
             metrics_lines: 0,
             samples_bytes: 0,
-            config_sha256: format!("{:x}", Sha256::digest(format!("{config:?}"))),
+            config_sha256: config_sha256(config)?,
             data_sha256: prepared.data_sha256.clone(),
-        }
+        })
     }
 
     /// Refuses to continue `saved` on other data.
@@ -56,4 +57,9 @@ impl TrainerState {
         }
         Ok(())
     }
+}
+
+/// SHA-256 of `config.toml` as a run directory holds it.
+pub fn config_sha256(config: &Config) -> Result<String> {
+    Ok(format!("{:x}", Sha256::digest(toml::to_string(config)?)))
 }
