@@ -16,7 +16,7 @@ use std::path::Path;
 /// as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Header<S = Value> {
-    /// Run path, model type, parameter counts.
+    /// Checkpoint and parameter counts.
     pub model: Map<String, Value>,
     /// The transformer layers that route, counted from 0: `experts` and `gates` of each token have one row for each.
     pub layers: Vec<usize>,

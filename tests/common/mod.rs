@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 use tinymoe::random::Stream;
 
-/// A model of some thousand parameters that trains its eight steps in milliseconds. `SOURCES` stands for the data.
+/// A model of some thousand parameters that trains its eight steps in milliseconds.
 const TINY: &str = r#"
 [data]
 sources = ["talk.txt"]
