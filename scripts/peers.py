@@ -42,7 +42,8 @@ class Attention(nn.Module):
         super().__init__()
         self.qkv, self.out = nn.Linear(D, 3 * D, bias=False), nn.Linear(D, D, bias=False)
         angles = torch.outer(torch.arange(T), 10_000.0 ** (-torch.arange(0, D // H, 2) / (D // H)))
-        self.register_buffer("turn", torch.polar(torch.ones_like(angles), angles))
+        self.register_buffer("cos", angles.cos())
+        self.register_buffer("sin", angles.sin())
 
     def forward(self, x):
         q, k, v = self.qkv(x).view(-1, T, 3, H, D // H).permute(2, 0, 3, 1, 4)
@@ -52,8 +53,8 @@ class Attention(nn.Module):
 
     def rotate(self, t):
         half = D // H // 2
-        a, b, cos, sin = t[..., :half], t[..., half:], self.turn.real, self.turn.imag
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+        a, b = t[..., :half], t[..., half:]
+        return torch.cat([a * self.cos - b * self.sin, b * self.cos + a * self.sin], -1)
 
 
 class Experts(nn.Module):
