@@ -188,6 +188,21 @@ fn gradients_match_finite_differences() {
 }
 
 #[test]
+fn a_noisy_gate_draws_noise_in_training_only() {
+    let mut case = Case::new(|c| c.router.noisy_gate = true, 2, 7);
+    let noisy = case.choices();
+    case.pass.mode = Mode::Train { seed: 3, step: 10, loss_scale: 0.5 };
+    assert_ne!(case.choices(), noisy, "another step draws other noise");
+    case.pass.mode = Mode::Evaluate;
+    let quiet = case.choices();
+    // Without the noise's weights the scores are the same: in evaluation they play no part.
+    for parameter in case.model.parameters.list().iter().filter(|parameter| parameter.name.ends_with("noise_weight")) {
+        case.model.parameters.values_mut()[parameter.range.clone()].fill(9.0);
+    }
+    assert_eq!(case.choices(), quiet);
+}
+
+#[test]
 fn gradients_have_the_same_bits_with_any_number_of_threads() {
     let case = Case::new(|_| (), 3, 70);
     let gradients: Vec<_> = [1, 2, 4]

@@ -225,7 +225,7 @@ fn an_interrupted_run_saves_exits_with_130_and_resumes_to_the_same_bytes() {
         let end = child.wait_with_output().unwrap();
         let stderr = String::from_utf8(end.stderr).unwrap();
         assert_eq!(end.status.code(), Some(130), "{signal}: {stderr}");
-        let after = stderr.split("error: interrupted after step ").nth(1).unwrap_or_else(|| panic!("{stderr}"));
+        let after = stderr.split("interrupted after step ").nth(1).unwrap_or_else(|| panic!("{stderr}"));
         let step: usize = after.split(',').next().unwrap().parse().unwrap();
         assert!(after.contains("--resume"), "{stderr}");
 

@@ -115,7 +115,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         // The reader has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            _ = writeln!(io::stderr(), "error: {error:#}");
+            // Being interrupted is no error: it is what was asked for.
+            let label = if matches!(error.downcast_ref(), Some(Failure::Interrupted(_))) { "" } else { "error: " };
+            _ = writeln!(io::stderr(), "{label}{error:#}");
             ExitCode::from(exit_code(&error))
         }
     }

@@ -321,6 +321,18 @@ mod tests {
     }
 
     #[test]
+    fn sigmoid_scores_tie_collapse_and_balance_as_softmax_ones_do() {
+        let sigmoid = RouterConfig { scoring_func: ScoringFunc::Sigmoid, ..config() };
+        let uniform = router(4, 2, sigmoid.clone()).decide(&[0.0; 4], None, None);
+        assert_eq!((&uniform.experts_NK[..], &uniform.gates_NK[..]), (&[0, 1][..], &[0.5, 0.5][..]));
+        assert_eq!(uniform.probs_NE, [0.25; 4], "sigmoid(0) = 1/2 each, normalised");
+        // 20 and -20: sigmoids of 1 and 0, so half of all probability lies on each of the two chosen experts.
+        let collapsed = router(4, 2, sigmoid).decide(&[20.0, 20.0, -20.0, -20.0].repeat(3), None, None);
+        assert_eq!(collapsed.counts_E(), [3, 3, 0, 0]);
+        assert!((collapsed.balance_loss - 2.0).abs() < 1e-6);
+    }
+
+    #[test]
     fn capacity_drops_the_latest_tokens_of_a_full_expert() {
         let routing = router(2, 1, RouterConfig { norm_topk_prob: false, ..config() }).decide(
             &[1.0, 0.0].repeat(3),
