@@ -91,7 +91,7 @@ impl Attention {
     #[inline(always)]
     pub fn place_head(&self, values: &[f32], head: usize, head_C: &mut [f32], position: usize) {
         if let Some(gain) = self.head_gain(values, head) {
-            let scale = 1.0 / (simd::dot(head_C, head_C) / self.channels as f32 + self.eps).sqrt();
+            let scale = norm::scale(head_C, self.eps);
             for (x, &gain) in head_C.iter_mut().zip(gain) {
                 *x *= scale * gain;
             }

@@ -14,6 +14,12 @@ pub fn forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], scales_R: &mut [f3
     });
 }
 
+/// 1 / sqrt(mean(x^2) + eps)
+#[inline(always)]
+pub fn scale(x: &[f32], eps: f32) -> f32 {
+    1.0 / (simd::dot(x, x) / x.len() as f32 + eps).sqrt()
+}
+
 /// [`forward`] with the rows cut into tasks.
 pub fn parallel_forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], scales_R: &mut [f32]) {
     let (width, chunk) = (w.len(), rows_per_task(scales_R.len()));
@@ -24,7 +30,7 @@ pub fn parallel_forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], scales_R:
 /// One row of [`forward`]; returns its scale.
 #[inline(always)]
 pub fn forward_row(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> f32 {
-    let scale = 1.0 / (simd::dot(x, x) / w.len() as f32 + eps).sqrt();
+    let scale = scale(x, eps);
     for ((y, &x), &w) in y.iter_mut().zip(x).zip(w) {
         *y = x * scale * w;
     }
@@ -64,7 +70,7 @@ pub fn parallel_backward(x: &[f32], w: &[f32], scales_R: &[f32], dy: &[f32], dx:
 #[inline(always)]
 pub fn backward_in_place(x: &[f32], w: &[f32], eps: f32, dy: &mut [f32], dw: &mut [f32]) {
     let width = w.len();
-    let scale = 1.0 / (simd::dot(x, x) / width as f32 + eps).sqrt();
+    let scale = scale(x, eps);
     let projection = weighted_dot(x, dy, w) * scale * scale / width as f32;
     for i in 0..width {
         dw[i] += dy[i] * x[i] * scale;

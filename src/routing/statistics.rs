@@ -141,7 +141,7 @@ impl Statistics {
                 }
             }
             counts.top1_gate_sum += routing.gates_NK.iter().step_by(K).map(|&gate| f64::from(gate)).sum::<f64>();
-            counts.entropy_sum += routing.probs_NE.chunks_exact(E).map(entropy).sum::<f64>();
+            counts.entropy_sum += routing.mean_entropy() * ids_N.len() as f64;
         }
     }
 
@@ -218,11 +218,6 @@ impl Statistics {
         }
         tokens
     }
-}
-
-/// Entropy in nats of probabilities.
-fn entropy(probs: &[f32]) -> f64 {
-    -probs.iter().filter(|&&p| p > 0.0).map(|&p| f64::from(p) * f64::from(p).ln()).sum::<f64>()
 }
 
 /// `part / whole`, 0 of nothing.

@@ -5,7 +5,6 @@ use crate::dataset::Tokens;
 use crate::model::operation::{Mode, Pass};
 use crate::model::router::Routing;
 use crate::model::transformer::Transformer;
-use crate::tokenizer::Tokenizer;
 use anyhow::Result;
 use std::ops::Range;
 use std::sync::Arc;
@@ -68,10 +67,4 @@ pub fn evaluate(model: &Transformer, tokens: &Tokens, mut observe: impl FnMut(&S
         observe(&Seen { positions, ids_N, losses_N, routing: &output.routing, share });
     }
     Ok(Evaluation { loss: sum / total.max(1) as f64, tokens: total })
-}
-
-/// Bytes of text that tokens stand for; an end of text counts as one, as in the n-gram baseline.
-pub fn byte_count(tokenizer: &Tokenizer, ids: &[u32]) -> usize {
-    let end = tokenizer.end_of_text();
-    ids.iter().map(|&id| if Some(id) == end { 1 } else { tokenizer.token_bytes(id).len() }).sum()
 }

@@ -229,14 +229,14 @@ impl Trainer {
         for (bias, load_E) in layers.filter_map(|routed| routed.bias.clone()).zip(&routed.expert_load) {
             let share = 1.0 / load_E.len() as f64;
             for (bias, &load) in values[bias].iter_mut().zip(load_E) {
-                *bias += rate
-                    * if load < share {
-                        1.0
-                    } else if load > share {
-                        -1.0
-                    } else {
-                        0.0
-                    };
+                let direction = if load < share {
+                    1.0
+                } else if load > share {
+                    -1.0
+                } else {
+                    0.0
+                };
+                *bias += rate * direction;
             }
         }
     }

@@ -1,7 +1,6 @@
 //! What a run needs before its first step: text read and split, a tokenizer, token arrays, a model, and the n-gram
 //! baseline, which is computed in the background.
 
-use super::evaluate::byte_count;
 use crate::baseline::{Baseline, ngram_baseline};
 use crate::config::{Config, DataConfig};
 use crate::dataset::{Part, Tokens, split};
@@ -125,8 +124,11 @@ impl Prepared {
         )
     }
 
+    /// Bytes of text that tokens stand for; an end of text counts as one, as in the n-gram baseline.
     pub fn byte_count(&self, ids: &[u32]) -> usize {
-        byte_count(&self.tokenizer, ids)
+        let end = self.tokenizer.end_of_text();
+        let bytes = |&id: &u32| if Some(id) == end { 1 } else { self.tokenizer.token_bytes(id).len() };
+        ids.iter().map(bytes).sum()
     }
 }
 
