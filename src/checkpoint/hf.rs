@@ -68,6 +68,9 @@ fn architecture(model: &ModelConfig, router: &RouterConfig) -> Result<&'static s
     let obstacle = |what: &str| Err(what.to_string());
     // transformers 5 refuses such a llama, transformers 4 such a qwen2_moe.
     let heads_fill_width = model.num_attention_heads * model.head_dim == model.hidden_size;
+    if model.qk_norm_across_heads && (!has_experts(model) || router.scoring_func == ScoringFunc::Sigmoid) {
+        return obstacle("model.qk_norm_across_heads = true: only olmoe has it, with softmax-routed experts");
+    }
     if !has_experts(model) {
         return match (model.qk_norm, heads_fill_width) {
             (true, _) => Ok("qwen3"),
@@ -104,6 +107,13 @@ fn architecture(model: &ModelConfig, router: &RouterConfig) -> Result<&'static s
             _ => Ok("qwen2_moe"),
         };
     }
+    if model.qk_norm_across_heads {
+        return match (model.first_k_dense_replace, heads_fill_width) {
+            (0, true) => Ok("olmoe"),
+            (0, false) => obstacle("model.head_dim: olmoe needs num_attention_heads * head_dim = hidden_size"),
+            _ => obstacle("model.first_k_dense_replace: olmoe, which has QK-norm across heads, has no dense layers"),
+        };
+    }
     match (model.qk_norm, router.norm_topk_prob, model.first_k_dense_replace) {
         (true, ..) => Ok("qwen3_moe"),
         (false, true, 0) => Ok("mixtral"),
@@ -123,6 +133,7 @@ fn class(model_type: &str) -> &'static str {
         "qwen3_moe" => "Qwen3MoeForCausalLM",
         "mixtral" => "MixtralForCausalLM",
         "qwen2_moe" => "Qwen2MoeForCausalLM",
+        "olmoe" => "OlmoeForCausalLM",
         "glm4_moe" => "Glm4MoeForCausalLM",
         _ => "TinymoeForCausalLM",
     }
@@ -192,6 +203,7 @@ fn own_keys(model_type: &str, model: &ModelConfig, router: &RouterConfig) -> Map
         "llama" => json!({ "mlp_bias": false }),
         // All layers have experts, and their width goes by the dense layers' name.
         "mixtral" => json!({ "intermediate_size": model.moe_intermediate_size, "router_jitter_noise": 0.0 }),
+        "olmoe" => json!({ "intermediate_size": model.moe_intermediate_size, "clip_qkv": null }),
         "qwen3_moe" => json!({ "decoder_sparse_step": 1, "mlp_only_layers": dense_layers }),
         "qwen2_moe" => json!({
             "decoder_sparse_step": 1,
@@ -258,6 +270,7 @@ mod tests {
             (r.scoring_func, r.balance, r.norm_topk_prob) = (ScoringFunc::Sigmoid, Balance::Bias, false);
             m.qk_norm = false;
         }),
+        ("olmoe", |m, r| (m.qk_norm_across_heads, m.num_key_value_heads, r.norm_topk_prob) = (true, 2, false)),
         ("qwen3", |m, _| (m.num_experts, m.hidden_dropout) = (0, 0.1)),
         ("qwen3", |m, _| m.first_k_dense_replace = m.num_hidden_layers),
         ("llama", |m, _| (m.num_experts, m.qk_norm, m.num_key_value_heads) = (0, false, 2)),
@@ -277,6 +290,12 @@ mod tests {
         }),
         ("model.qk_norm", |m, _| (m.n_shared_experts, m.shared_expert_gate) = (1, true)),
         ("model.head_dim", |m, _| (m.num_experts, m.qk_norm, m.head_dim) = (0, false, 16)),
+        ("model.head_dim", |m, _| (m.qk_norm_across_heads, m.head_dim) = (true, 16)),
+        ("model.qk_norm_across_heads", |m, _| (m.qk_norm_across_heads, m.num_experts) = (true, 0)),
+        ("model.first_k_dense_replace", |m, _| (m.qk_norm_across_heads, m.first_k_dense_replace) = (true, 1)),
+        ("model.qk_norm", |m, _| {
+            (m.qk_norm_across_heads, m.n_shared_experts, m.shared_expert_gate) = (true, 1, true);
+        }),
     ];
 
     fn written(edit: fn(&mut ModelConfig, &mut RouterConfig)) -> Value {

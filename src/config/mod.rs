@@ -61,6 +61,8 @@ pub struct ModelConfig {
     pub rope_theta: f64,
     pub rms_norm_eps: f64,
     pub qk_norm: bool,
+    #[serde(default)]
+    pub qk_norm_across_heads: bool,
     pub tie_word_embeddings: bool,
     pub num_experts: usize,
     pub num_experts_per_tok: usize,

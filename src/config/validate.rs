@@ -120,6 +120,12 @@ fn model(rules: &mut Rules, m: &ModelConfig) {
             m.head_dim
         ),
     );
+    rules.refuse(
+        m.qk_norm_across_heads && !m.qk_norm,
+        "model.qk_norm_across_heads = true with model.qk_norm = false has nothing to normalise; set qk_norm = true, or \
+         drop it"
+            .into(),
+    );
     rules.positive("model.rope_theta", m.rope_theta);
     rules.positive("model.rms_norm_eps", m.rms_norm_eps);
     rules.positive("model.initializer_range", m.initializer_range);

@@ -48,14 +48,18 @@ fn attention(layer: &Attention, flat: &Tensor, x: &Tensor, pass: Pass) -> Result
     let Attention { hidden, heads, kv_heads, channels, .. } = *layer;
     let h = rms_norm(x, &weight(flat, &layer.norm, &[hidden])?, layer.eps)?;
     let qkv = h.matmul(&weight(flat, &layer.qkv, &[layer.qkv_width(), hidden])?.t()?)?;
-    let split = |start: usize, count: usize| {
-        qkv.narrow(1, start * channels, count * channels)?.reshape((batch, time, count, channels))?.transpose(1, 2)
-    };
-    let (mut q, mut k, v) = (split(0, heads)?, split(heads, kv_heads)?, split(heads + kv_heads, kv_heads)?);
-    if let Some([q_gain, k_gain]) = &layer.qk_norm {
-        q = rms_norm(&q, &weight(flat, q_gain, &[channels])?, layer.eps)?;
-        k = rms_norm(&k, &weight(flat, k_gain, &[channels])?, layer.eps)?;
+    let part = |start: usize, count: usize| qkv.narrow(1, start * channels, count * channels);
+    let (mut q, mut k, v) = (part(0, heads)?, part(heads, kv_heads)?, part(heads + kv_heads, kv_heads)?);
+    if let Some(gains) = &layer.qk_norm {
+        // The gain is as long as what is normalised together: one head, or all of them.
+        let norm = |x: &Tensor, gain: &Range<usize>| {
+            let rows = x.reshape((x.elem_count() / gain.len(), gain.len()))?;
+            rms_norm(&rows, &weight(flat, gain, &[gain.len()])?, layer.eps)
+        };
+        (q, k) = (norm(&q, &gains[0])?, norm(&k, &gains[1])?);
     }
+    let split = |x: Tensor, count: usize| x.reshape((batch, time, count, channels))?.transpose(1, 2);
+    let (q, k, v) = (split(q, heads)?, split(k, kv_heads)?, split(v, kv_heads)?);
     let (q, k) = (rotate(layer, &q, time)?, rotate(layer, &k, time)?);
     let repeat = |kv: Tensor| {
         let wide = kv.unsqueeze(2)?.broadcast_as((batch, kv_heads, heads / kv_heads, time, channels))?;

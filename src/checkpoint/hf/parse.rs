@@ -91,7 +91,7 @@ impl Keys<'_> {
 /// Reads a configuration that transformers wrote; absent keys have the architecture's own defaults.
 fn from_architecture(keys: &Keys, model_type: &str) -> Result<(ModelConfig, RouterConfig)> {
     let origin = keys.origin;
-    let known = ["qwen3", "llama", "qwen3_moe", "mixtral", "qwen2_moe", "glm4_moe"];
+    let known = ["qwen3", "llama", "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe"];
     if !known.contains(&model_type) {
         if model_type == OURS {
             return Err(corrupt(format!("{origin}: the object \"tinymoe\" is missing")));
@@ -104,17 +104,21 @@ fn from_architecture(keys: &Keys, model_type: &str) -> Result<(ModelConfig, Rout
     model.hidden_size = keys.size("hidden_size")?;
     model.num_hidden_layers = keys.size("num_hidden_layers")?;
     model.num_attention_heads = heads;
-    model.num_key_value_heads = keys.size("num_key_value_heads")?;
+    model.num_key_value_heads = match model_type {
+        "llama" | "olmoe" => keys.size_or("num_key_value_heads", heads)?,
+        _ => keys.size("num_key_value_heads")?,
+    };
     let head_dim = if model_type == "qwen3" { Some(128) } else { model.hidden_size.checked_div(heads) };
     model.head_dim = keys.size_or("head_dim", head_dim.unwrap_or(0))?;
     model.max_position_embeddings = keys.size("max_position_embeddings")?;
     model.rope_theta = keys.rope_number_or("rope_theta", if model_type == "mixtral" { 1e6 } else { 1e4 })?;
-    let eps = if matches!(model_type, "mixtral" | "glm4_moe") { 1e-5 } else { 1e-6 };
+    let eps = if matches!(model_type, "mixtral" | "olmoe" | "glm4_moe") { 1e-5 } else { 1e-6 };
     model.rms_norm_eps = keys.number_or("rms_norm_eps", eps)?;
     model.qk_norm = match model_type {
         "glm4_moe" => keys.flag_or("use_qk_norm", false)?,
-        _ => matches!(model_type, "qwen3" | "qwen3_moe"),
+        _ => matches!(model_type, "qwen3" | "qwen3_moe" | "olmoe"),
     };
+    model.qk_norm_across_heads = model_type == "olmoe";
     model.tie_word_embeddings = keys.flag_or("tie_word_embeddings", false)?;
     model.initializer_range = keys.number_or("initializer_range", 0.02)?;
     model.intermediate_size = keys.size("intermediate_size")?;
@@ -130,7 +134,10 @@ fn read_experts(keys: &Keys, model_type: &str, model: &mut ModelConfig, router: 
     let experts = ["num_local_experts", "num_experts", "n_routed_experts"];
     model.num_experts = keys.size(experts.into_iter().find(|key| keys.get(key).is_some()).unwrap_or(experts[0]))?;
     model.num_experts_per_tok = keys.size("num_experts_per_tok")?;
-    let width = if model_type == "mixtral" { "intermediate_size" } else { "moe_intermediate_size" };
+    let width = match model_type {
+        "mixtral" | "olmoe" => "intermediate_size",
+        _ => "moe_intermediate_size",
+    };
     model.moe_intermediate_size = keys.size(width)?;
     (model.n_shared_experts, model.shared_expert_gate) = match model_type {
         "glm4_moe" => (keys.size_or("n_shared_experts", 1)?, false),
@@ -184,7 +191,7 @@ fn refuse_unsupported(keys: &Keys, model_type: &str) -> Result<()> {
     {
         keys.require(key, json!(supported), json!(supported))?;
     }
-    for key in ["rope_scaling", "quantization_config"] {
+    for key in ["rope_scaling", "quantization_config", "clip_qkv"] {
         keys.require(key, Value::Null, Value::Null)?;
     }
     if model_type == "mixtral" {
@@ -283,7 +290,7 @@ mod tests {
             let (found, found_router, vocab_size) = parse(&foreign(index)).unwrap();
             // What these architectures leave unsaid, and what has no effect.
             model.hidden_dropout = found.hidden_dropout;
-            if *model_type == "mixtral" {
+            if matches!(*model_type, "mixtral" | "olmoe") {
                 model.intermediate_size = found.intermediate_size;
             }
             if found.num_experts == 0 {
@@ -324,9 +331,10 @@ mod tests {
             (4, "n_group", json!(2)),
             (4, "num_nextn_predict_layers", json!(1)),
             (4, "partial_rotary_factor", json!(0.5)),
-            (6, "layer_types", json!(["sliding_attention"])),
-            (8, "mlp_bias", json!(true)),
-            (8, "model_type", json!("gpt2")),
+            (6, "clip_qkv", json!(8.0)),
+            (7, "layer_types", json!(["sliding_attention"])),
+            (9, "mlp_bias", json!(true)),
+            (9, "model_type", json!("gpt2")),
         ] {
             let mut config = foreign(index);
             match key {
