@@ -61,6 +61,7 @@ const VARIANTS: &[(&str, Change)] = &[
     ("untied", |c| c.model.tie_word_embeddings = false),
     ("no QK-norm", |c| c.model.qk_norm = false),
     ("QK-norm across heads", |c| c.model.qk_norm_across_heads = true),
+    ("biases", |c| c.model.qkv_bias = true),
     ("dropout", |c| c.model.hidden_dropout = 0.3),
 ];
 

@@ -71,6 +71,12 @@ fn architecture(model: &ModelConfig, router: &RouterConfig) -> Result<&'static s
     if model.qk_norm_across_heads && (!has_experts(model) || router.scoring_func == ScoringFunc::Sigmoid) {
         return obstacle("model.qk_norm_across_heads = true: only olmoe has it, with softmax-routed experts");
     }
+    let gated_share = model.n_shared_experts > 0 && model.shared_expert_gate;
+    if model.qkv_bias && !(has_experts(model) && (gated_share || router.scoring_func == ScoringFunc::Sigmoid)) {
+        return obstacle(
+            "model.qkv_bias = true: only qwen2_moe, which has a gated shared expert, and glm4_moe have biases",
+        );
+    }
     if !has_experts(model) {
         return match (model.qk_norm, heads_fill_width) {
             (true, _) => Ok("qwen3"),
@@ -210,7 +216,7 @@ fn own_keys(model_type: &str, model: &ModelConfig, router: &RouterConfig) -> Map
             "mlp_only_layers": dense_layers,
             "shared_expert_intermediate_size": model.n_shared_experts * model.moe_intermediate_size,
             // On by default.
-            "qkv_bias": false,
+            "qkv_bias": model.qkv_bias,
         }),
         "glm4_moe" => json!({
             "n_routed_experts": model.num_experts,
@@ -223,6 +229,7 @@ fn own_keys(model_type: &str, model: &ModelConfig, router: &RouterConfig) -> Map
             "n_group": 1,
             "topk_group": 1,
             "use_qk_norm": model.qk_norm,
+            "attention_bias": model.qkv_bias,
             // Half of each head is rotated by default. Version 5 looks into rope_parameters first.
             "partial_rotary_factor": 1.0,
             "rope_parameters": {
@@ -261,10 +268,12 @@ mod tests {
         ("qwen3_moe", |_, _| {}),
         ("qwen3_moe", |m, r| (m.first_k_dense_replace, r.norm_topk_prob, r.noisy_gate) = (2, false, true)),
         ("mixtral", |m, r| (m.qk_norm, r.capacity_factor, r.balance) = (false, 1.25, Balance::None)),
-        ("qwen2_moe", |m, _| (m.qk_norm, m.n_shared_experts, m.shared_expert_gate) = (false, 2, true)),
+        ("qwen2_moe", |m, _| {
+            (m.qk_norm, m.n_shared_experts, m.shared_expert_gate, m.qkv_bias) = (false, 2, true, true);
+        }),
         ("glm4_moe", |m, r| {
             (r.scoring_func, r.balance, r.routed_scaling_factor) = (ScoringFunc::Sigmoid, Balance::Bias, 2.5);
-            (m.n_shared_experts, m.first_k_dense_replace) = (1, 1);
+            (m.n_shared_experts, m.first_k_dense_replace, m.qkv_bias) = (1, 1, true);
         }),
         ("glm4_moe", |m, r| {
             (r.scoring_func, r.balance, r.norm_topk_prob) = (ScoringFunc::Sigmoid, Balance::Bias, false);
@@ -290,6 +299,8 @@ mod tests {
         }),
         ("model.qk_norm", |m, _| (m.n_shared_experts, m.shared_expert_gate) = (1, true)),
         ("model.head_dim", |m, _| (m.num_experts, m.qk_norm, m.head_dim) = (0, false, 16)),
+        ("model.qkv_bias", |m, _| m.qkv_bias = true),
+        ("model.qkv_bias", |m, _| (m.qkv_bias, m.num_experts) = (true, 0)),
         ("model.head_dim", |m, _| (m.qk_norm_across_heads, m.head_dim) = (true, 16)),
         ("model.qk_norm_across_heads", |m, _| (m.qk_norm_across_heads, m.num_experts) = (true, 0)),
         ("model.first_k_dense_replace", |m, _| (m.qk_norm_across_heads, m.first_k_dense_replace) = (true, 1)),
@@ -333,7 +344,7 @@ mod tests {
         let config = written(mixtral.1);
         assert_eq!((&config["intermediate_size"], &config["router_aux_loss_coef"]), (&json!(176), &json!(0.0)));
         let config = written(qwen2_moe.1);
-        assert_eq!((&config["shared_expert_intermediate_size"], &config["qkv_bias"]), (&json!(352), &json!(false)));
+        assert_eq!((&config["shared_expert_intermediate_size"], &config["qkv_bias"]), (&json!(352), &json!(true)));
         let config = written(glm4_moe.1);
         assert_eq!(config["rope_parameters"]["partial_rotary_factor"], 1.0);
         assert_eq!(config["num_nextn_predict_layers"], 0);

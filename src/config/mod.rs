@@ -63,6 +63,8 @@ pub struct ModelConfig {
     pub qk_norm: bool,
     #[serde(default)]
     pub qk_norm_across_heads: bool,
+    #[serde(default)]
+    pub qkv_bias: bool,
     pub tie_word_embeddings: bool,
     pub num_experts: usize,
     pub num_experts_per_tok: usize,

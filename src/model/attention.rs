@@ -29,6 +29,8 @@ pub struct Attention {
     pub norm: Range<usize>,
     /// W_q, W_k and W_v one below the other: ((H + 2G) C, D).
     pub qkv: Range<usize>,
+    /// Added to queries, keys and values, ((H + 2G) C).
+    pub bias: Option<Range<usize>>,
     /// Gains of the query and key norms: (C) each where every head is normalised on its own, (H C) and (G C) where all
     /// are together.
     pub qk_norm: Option<[Range<usize>; 2]>,
@@ -50,6 +52,15 @@ impl Attention {
         let q = projection("self_attn.q_proj", num_attention_heads);
         projection("self_attn.k_proj", num_key_value_heads);
         let v = projection("self_attn.v_proj", num_key_value_heads);
+        let bias = model.qkv_bias.then(|| {
+            let mut add = |part, heads| {
+                let name = format!("model.layers.{layer}.self_attn.{part}_proj.bias");
+                layout.add(name, &[heads * head_dim], Kind::Gain, Init::Constant(0.0))
+            };
+            let q = add("q", num_attention_heads);
+            add("k", num_key_value_heads);
+            q.start..add("v", num_key_value_heads).end
+        });
         let qk_norm = model.qk_norm.then(|| {
             [("self_attn.q_norm", num_attention_heads), ("self_attn.k_norm", num_key_value_heads)].map(
                 |(part, heads)| {
@@ -71,6 +82,7 @@ impl Attention {
             rotary: rotary.clone(),
             norm,
             qkv: q.start..v.end,
+            bias,
             qk_norm,
             output,
         }
@@ -85,6 +97,14 @@ impl Attention {
     /// Width of a row of queries, keys and values.
     pub fn qkv_width(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.channels
+    }
+
+    /// Adds the bias, if there is one, to rows of queries, keys and values.
+    pub fn add_bias(&self, values: &[f32], rows: &mut [f32]) {
+        let Some(bias) = &self.bias else { return };
+        simd::vectorized!(|| {
+            rows.chunks_exact_mut(bias.len()).for_each(|row| simd::add(row, &values[bias.clone()]));
+        });
     }
 
     /// The queries and the keys in a row, each with the place of its norm's gain.
@@ -141,7 +161,7 @@ impl AttentionOp {
         (self.layer.dropout > 0.0).then(|| Dropout::new(self.layer.dropout, stream))
     }
 
-    /// norm(x) and W_qkv norm(x), row by row.
+    /// norm(x) and W_qkv norm(x) with its bias, row by row.
     fn project(&self, values: &[f32], x_ND: &[f32], saved_h: &mut [f32], scales_N: &mut [f32], qkv: &mut [f32]) {
         let (hidden, width) = (self.layer.hidden, self.layer.qkv_width());
         let weight = Mat::new(&values[self.layer.qkv.clone()], width, hidden);
@@ -152,6 +172,7 @@ impl AttentionOp {
             norm::forward(x, &values[self.layer.norm.clone()], self.layer.eps, h, scales);
             let count = scales.len();
             matmul(MatMut::new(qkv, count, width), Mat::new(h, count, hidden), weight.t(), Store::Overwrite);
+            self.layer.add_bias(values, qkv);
         });
     }
 
@@ -298,11 +319,13 @@ impl Operation for AttentionOp {
         let values = self.parameters.values();
         let mut gradients = self.parameters.gradients();
         let mut ranges = vec![layer.norm.clone(), layer.qkv.clone()];
+        ranges.extend(layer.bias.clone());
         ranges.extend(layer.qk_norm.iter().flatten().cloned());
         ranges.push(layer.output.clone());
         let mut slices = slices_mut(&mut gradients, &ranges).into_iter();
         let mut next = || slices.next().expect("a slice for every range");
         let (dnorm, dqkv_weight) = (next(), next());
+        let dbias = layer.bias.is_some().then(&mut next);
         let dgains = layer.qk_norm.is_some().then(|| [next(), next()]);
         let doutput = next();
 
@@ -332,6 +355,9 @@ impl Operation for AttentionOp {
 
         // Through W_qkv and the norm.
         let width = layer.qkv_width();
+        if let Some(dbias) = dbias {
+            simd::vectorized!(|| dqkv.chunks_exact(width).for_each(|drow| simd::add(dbias, drow)));
+        }
         let dqkv_mat = Mat::new(&dqkv, tokens, width);
         add_weight_gradient(dqkv_weight, dqkv_mat, Mat::new(&saved.h_ND, tokens, hidden));
         let mut dh_ND = saved.h_ND;

@@ -132,6 +132,7 @@ fn attend(layer: &Attention, values: &[f32], x_ND: &mut [f32], cache: &mut Cache
     norm::forward(x_ND, &values[layer.norm.clone()], layer.eps, &mut h_ND, &mut scales);
     let (mut qkv, mut queries) = (Buffer::any(rows * width), Buffer::any(rows * heads * channels));
     linear(&h_ND, &values[layer.qkv.clone()], &mut qkv, rows);
+    layer.add_bias(values, &mut qkv);
     simd::vectorized!(|| {
         for (row, qkv_row) in qkv.chunks_exact(width).enumerate() {
             let (sequence, position) = (row / place.added, place.position + row % place.added);

@@ -47,7 +47,10 @@ fn attention(layer: &Attention, flat: &Tensor, x: &Tensor, pass: Pass) -> Result
     let (batch, time) = (pass.batch, pass.time);
     let Attention { hidden, heads, kv_heads, channels, .. } = *layer;
     let h = rms_norm(x, &weight(flat, &layer.norm, &[hidden])?, layer.eps)?;
-    let qkv = h.matmul(&weight(flat, &layer.qkv, &[layer.qkv_width(), hidden])?.t()?)?;
+    let mut qkv = h.matmul(&weight(flat, &layer.qkv, &[layer.qkv_width(), hidden])?.t()?)?;
+    if let Some(bias) = &layer.bias {
+        qkv = qkv.broadcast_add(&weight(flat, bias, &[layer.qkv_width()])?)?;
+    }
     let part = |start: usize, count: usize| qkv.narrow(1, start * channels, count * channels);
     let (mut q, mut k, v) = (part(0, heads)?, part(heads, kv_heads)?, part(heads + kv_heads, kv_heads)?);
     if let Some(gains) = &layer.qk_norm {

@@ -119,6 +119,11 @@ fn from_architecture(keys: &Keys, model_type: &str) -> Result<(ModelConfig, Rout
         _ => matches!(model_type, "qwen3" | "qwen3_moe" | "olmoe"),
     };
     model.qk_norm_across_heads = model_type == "olmoe";
+    model.qkv_bias = match model_type {
+        "qwen2_moe" => keys.flag_or("qkv_bias", true)?,
+        "glm4_moe" => keys.flag_or("attention_bias", false)?,
+        _ => false,
+    };
     model.tie_word_embeddings = keys.flag_or("tie_word_embeddings", false)?;
     model.initializer_range = keys.number_or("initializer_range", 0.02)?;
     model.intermediate_size = keys.size("intermediate_size")?;
@@ -182,9 +187,11 @@ fn leading_dense_layers(keys: &Keys) -> Result<usize> {
 /// Refuses by name what changes the forward pass and what we do not compute.
 fn refuse_unsupported(keys: &Keys, model_type: &str) -> Result<()> {
     keys.require("hidden_act", json!("silu"), json!("silu"))?;
-    keys.require("qkv_bias", json!(model_type == "qwen2_moe"), json!(false))?;
     for key in ["attention_bias", "mlp_bias", "use_sliding_window"] {
-        keys.require(key, json!(false), json!(false))?;
+        // The other architectures' attention_bias is also one of the output.
+        if (model_type, key) != ("glm4_moe", "attention_bias") {
+            keys.require(key, json!(false), json!(false))?;
+        }
     }
     for (key, supported) in
         [("n_group", 1), ("topk_group", 1), ("decoder_sparse_step", 1), ("num_nextn_predict_layers", 0)]
@@ -326,7 +333,6 @@ mod tests {
             (0, "rope_type", json!("x")),
             (0, "quantization_config", json!({ "bits": 4 })),
             (2, "sliding_window", json!(4096)),
-            (3, "qkv_bias", Value::Null),
             (3, "shared_expert_intermediate_size", json!(100)),
             (4, "n_group", json!(2)),
             (4, "num_nextn_predict_layers", json!(1)),
