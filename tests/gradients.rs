@@ -62,6 +62,7 @@ const VARIANTS: &[(&str, Change)] = &[
     ("no QK-norm", |c| c.model.qk_norm = false),
     ("QK-norm across heads", |c| c.model.qk_norm_across_heads = true),
     ("biases", |c| c.model.qkv_bias = true),
+    ("partial rotation", |c| c.model.partial_rotary_factor = 0.7),
     ("dropout", |c| c.model.hidden_dropout = 0.3),
 ];
 

@@ -68,16 +68,20 @@ fn architecture(model: &ModelConfig, router: &RouterConfig) -> Result<&'static s
     let obstacle = |what: &str| Err(what.to_string());
     // transformers 5 refuses such a llama, transformers 4 such a qwen2_moe.
     let heads_fill_width = model.num_attention_heads * model.head_dim == model.hidden_size;
-    if model.qk_norm_across_heads && (!has_experts(model) || router.scoring_func == ScoringFunc::Sigmoid) {
+    let experts = has_experts(model);
+    let sigmoid = experts && router.scoring_func == ScoringFunc::Sigmoid;
+    if model.qk_norm_across_heads && (!experts || sigmoid) {
         return obstacle("model.qk_norm_across_heads = true: only olmoe has it, with softmax-routed experts");
     }
-    let gated_share = model.n_shared_experts > 0 && model.shared_expert_gate;
-    if model.qkv_bias && !(has_experts(model) && (gated_share || router.scoring_func == ScoringFunc::Sigmoid)) {
+    if model.rotary_dim() != model.head_dim && !sigmoid {
         return obstacle(
-            "model.qkv_bias = true: only qwen2_moe, which has a gated shared expert, and glm4_moe have biases",
+            "model.partial_rotary_factor: only glm4_moe, which scores with a sigmoid, turns a part of a head",
         );
     }
-    if !has_experts(model) {
+    if model.qkv_bias && !sigmoid && !(experts && model.n_shared_experts > 0) {
+        return obstacle("model.qkv_bias = true: only qwen2_moe, which has a shared expert, and glm4_moe have biases");
+    }
+    if !experts {
         return match (model.qk_norm, heads_fill_width) {
             (true, _) => Ok("qwen3"),
             (false, true) => Ok("llama"),
@@ -231,9 +235,11 @@ fn own_keys(model_type: &str, model: &ModelConfig, router: &RouterConfig) -> Map
             "use_qk_norm": model.qk_norm,
             "attention_bias": model.qkv_bias,
             // Half of each head is rotated by default. Version 5 looks into rope_parameters first.
-            "partial_rotary_factor": 1.0,
+            "partial_rotary_factor": model.partial_rotary_factor,
             "rope_parameters": {
-                "rope_type": "default", "rope_theta": model.rope_theta, "partial_rotary_factor": 1.0
+                "rope_type": "default",
+                "rope_theta": model.rope_theta,
+                "partial_rotary_factor": model.partial_rotary_factor,
             },
             // Multi-token prediction: version 5 assumes one such layer.
             "num_nextn_predict_layers": 0,
@@ -277,7 +283,7 @@ mod tests {
         }),
         ("glm4_moe", |m, r| {
             (r.scoring_func, r.balance, r.norm_topk_prob) = (ScoringFunc::Sigmoid, Balance::Bias, false);
-            m.qk_norm = false;
+            (m.qk_norm, m.partial_rotary_factor) = (false, 0.5);
         }),
         ("olmoe", |m, r| (m.qk_norm_across_heads, m.num_key_value_heads, r.norm_topk_prob) = (true, 2, false)),
         ("qwen3", |m, _| (m.num_experts, m.hidden_dropout) = (0, 0.1)),
@@ -299,6 +305,7 @@ mod tests {
         }),
         ("model.qk_norm", |m, _| (m.n_shared_experts, m.shared_expert_gate) = (1, true)),
         ("model.head_dim", |m, _| (m.num_experts, m.qk_norm, m.head_dim) = (0, false, 16)),
+        ("model.partial_rotary_factor", |m, _| m.partial_rotary_factor = 0.5),
         ("model.qkv_bias", |m, _| m.qkv_bias = true),
         ("model.qkv_bias", |m, _| (m.qkv_bias, m.num_experts) = (true, 0)),
         ("model.head_dim", |m, _| (m.qk_norm_across_heads, m.head_dim) = (true, 16)),

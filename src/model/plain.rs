@@ -80,7 +80,7 @@ fn attention(layer: &Attention, flat: &Tensor, x: &Tensor, pass: Pass) -> Result
 
 /// Rotary positions in the half-split layout.
 fn rotate(layer: &Attention, x: &Tensor, time: usize) -> Result<Tensor> {
-    let half = layer.channels / 2;
+    let half = layer.rotary.width() / 2;
     let (mut cos, mut sin) = (Vec::new(), Vec::new());
     for position in 0..time {
         // A unit vector turned to a position holds its cosines and sines.
@@ -94,7 +94,8 @@ fn rotate(layer: &Attention, x: &Tensor, time: usize) -> Result<Tensor> {
     let (a, b) = (x.narrow(3, 0, half)?, x.narrow(3, half, half)?);
     let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-    Tensor::cat(&[first, second], 3)
+    let rest = x.narrow(3, 2 * half, layer.channels - 2 * half)?;
+    Tensor::cat(&[first, second, rest], 3)
 }
 
 /// The sub-layer's output and its auxiliary losses, weighted.

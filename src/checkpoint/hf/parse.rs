@@ -110,6 +110,9 @@ fn from_architecture(keys: &Keys, model_type: &str) -> Result<(ModelConfig, Rout
     };
     let head_dim = if model_type == "qwen3" { Some(128) } else { model.hidden_size.checked_div(heads) };
     model.head_dim = keys.size_or("head_dim", head_dim.unwrap_or(0))?;
+    if model_type == "glm4_moe" {
+        model.partial_rotary_factor = keys.rope_number_or("partial_rotary_factor", 0.5)?;
+    }
     model.max_position_embeddings = keys.size("max_position_embeddings")?;
     model.rope_theta = keys.rope_number_or("rope_theta", if model_type == "mixtral" { 1e6 } else { 1e4 })?;
     let eps = if matches!(model_type, "mixtral" | "olmoe" | "glm4_moe") { 1e-5 } else { 1e-6 };
@@ -212,9 +215,11 @@ fn refuse_unsupported(keys: &Keys, model_type: &str) -> Result<()> {
     }
     let rope = keys.get("rope_parameters").and_then(|rope| rope.get("rope_type"));
     ensure!(rope.is_none_or(|rope| rope == "default"), "{origin}: only rope_type \"default\" is supported");
-    let default = if model_type == "glm4_moe" { 0.5 } else { 1.0 };
-    let rotated = keys.rope_number_or("partial_rotary_factor", default)?;
-    ensure!(rotated == 1.0, "{origin}: partial_rotary_factor = {rotated} is not supported, only 1.0 is");
+    let turned = keys.rope_number_or("partial_rotary_factor", 1.0)?;
+    ensure!(
+        turned == 1.0 || model_type == "glm4_moe",
+        "{origin}: partial_rotary_factor = {turned} is not supported, only glm4_moe has one"
+    );
     Ok(())
 }
 
@@ -247,6 +252,10 @@ fn check_shape(model: &ModelConfig) -> Result<(), String> {
     }
     if !model.head_dim.is_multiple_of(2) {
         return Err(format!("head_dim = {} is odd; rotary embeddings turn pairs of channels", model.head_dim));
+    }
+    let (fraction, turned) = (model.partial_rotary_factor, model.rotary_dim());
+    if !(fraction > 0.0 && fraction <= 1.0 && turned > 0 && turned.is_multiple_of(2)) {
+        return Err(format!("partial_rotary_factor = {fraction} is not an even number of a head's channels"));
     }
     if moe && model.num_experts_per_tok > model.num_experts {
         return Err("num_experts_per_tok is larger than num_experts".to_string());
@@ -336,7 +345,7 @@ mod tests {
             (3, "shared_expert_intermediate_size", json!(100)),
             (4, "n_group", json!(2)),
             (4, "num_nextn_predict_layers", json!(1)),
-            (4, "partial_rotary_factor", json!(0.5)),
+            (0, "partial_rotary_factor", json!(0.5)),
             (6, "clip_qkv", json!(8.0)),
             (7, "layer_types", json!(["sliding_attention"])),
             (9, "mlp_bias", json!(true)),
