@@ -221,9 +221,7 @@ fn read_manifest(directory: &Path) -> Result<Manifest> {
     let path = directory.join(MANIFEST);
     if !path.exists() {
         let shown = directory.display();
-        let foreign = directory.join("config.json").exists();
-        let advice = if foreign { "; models written by transformers cannot be read yet" } else { "" };
-        return Err(corrupt(format!("{shown} is not a tinymoe checkpoint: it has no {MANIFEST}{advice}")));
+        return Err(corrupt(format!("{shown} is not a tinymoe checkpoint: it has no {MANIFEST}")));
     }
     let size = regular_file_size(&path)?;
     if size > MAX_MANIFEST_BYTES {

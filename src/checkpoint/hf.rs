@@ -5,7 +5,7 @@
 
 mod parse;
 
-pub use parse::parse_config_json;
+pub use parse::{parse_config_json, parse_foreign_config_json};
 
 use crate::config::{Balance, ModelConfig, RouterConfig, ScoringFunc};
 use anyhow::Result;
