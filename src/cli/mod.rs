@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod config;
 pub mod eval;
+pub mod export;
 pub mod inspect;
 pub mod sample;
 pub mod train;
@@ -93,6 +94,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Measure the loss on the validation split or on other text
     Eval(eval::EvalArgs),
+    /// Write the model in the format of another program
+    Export(export::ExportArgs),
     /// Time training and sampling on this machine
     Bench(bench::BenchArgs),
     /// Print the defaults, or check a configuration file
@@ -137,6 +140,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Sample(args) => sample::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args, &cli.global),
         Command::Eval(args) => eval::run(args, &cli.global),
+        Command::Export(args) => export::run(args, &cli.global),
         Command::Bench(args) => bench::run(args, &cli.global),
         Command::Config(args) => config::run(args),
     }
