@@ -61,6 +61,9 @@ const VARIANTS: &[(&str, Change)] = &[
     ("dense", |c| c.model.num_experts = 0),
     ("untied", |c| c.model.tie_word_embeddings = false),
     ("no QK-norm", |c| c.model.qk_norm = false),
+    ("QK-norm across heads", |c| c.model.qk_norm_across_heads = true),
+    ("biases", |c| c.model.qkv_bias = true),
+    ("partial rotation", |c| c.model.partial_rotary_factor = 0.7),
     ("dropout", |c| c.model.hidden_dropout = 0.3),
 ];
 
