@@ -7,6 +7,7 @@ mod validate;
 pub use load::{DEFAULTS, load, parse};
 pub use validate::estimated_parameters;
 
+use crate::ops::gemm::Precision;
 use serde::{Deserialize, Serialize};
 
 /// A whole configuration: every key has a value.
@@ -170,6 +171,7 @@ pub struct TrainConfig {
     pub batch_size: usize,
     pub gradient_accumulation_steps: usize,
     pub max_steps: usize,
+    pub precision: Precision,
     pub log_interval: usize,
     pub eval_interval: usize,
     pub checkpoint_interval: usize,

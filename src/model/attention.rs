@@ -153,7 +153,8 @@ struct Saved {
 impl AttentionOp {
     fn shape(&self) -> Shape {
         let Attention { heads, kv_heads, channels, .. } = *self.layer;
-        Shape { batch: self.pass.batch, time: self.pass.time, heads, kv_heads, channels }
+        let Pass { batch, time, precision, .. } = self.pass;
+        Shape { batch, time, heads, kv_heads, channels, precision }
     }
 
     fn drop_out(&self) -> Option<Dropout> {
@@ -171,7 +172,8 @@ impl AttentionOp {
         pool::run(rows.zip(outputs).collect(), |((x, h), (scales, qkv))| {
             norm::forward(x, &values[self.layer.norm.clone()], self.layer.eps, h, scales);
             let count = scales.len();
-            matmul(MatMut::new(qkv, count, width), Mat::new(h, count, hidden), weight.t(), Store::Overwrite);
+            let (qkv_mat, h_mat) = (MatMut::new(qkv, count, width), Mat::new(h, count, hidden));
+            matmul(qkv_mat, h_mat, weight.t(), Store::Overwrite, self.pass.precision);
             self.layer.add_bias(values, qkv);
         });
     }
@@ -299,7 +301,13 @@ impl Operation for AttentionOp {
         pool::run(tasks, |(task, (y, rows)): (usize, (&mut [f32], &[f32]))| {
             let count = y.len() / hidden;
             let start = task * chunk * hidden;
-            matmul(MatMut::new(y, count, hidden), Mat::new(rows, count, head_width), weight.t(), Store::Overwrite);
+            matmul(
+                MatMut::new(y, count, hidden),
+                Mat::new(rows, count, head_width),
+                weight.t(),
+                Store::Overwrite,
+                self.pass.precision,
+            );
             if let Some(dropout) = dropout {
                 dropout.apply(y, start);
             }
@@ -335,9 +343,9 @@ impl Operation for AttentionOp {
         let dresidual_mat = Mat::new(dresidual, tokens, hidden);
         let mut rows = Buffer::any(tokens * head_width);
         self.gather_rows(&saved.out_BHTC, &mut rows);
-        add_weight_gradient(doutput, dresidual_mat, Mat::new(&rows, tokens, head_width));
+        add_weight_gradient(doutput, dresidual_mat, Mat::new(&rows, tokens, head_width), self.pass.precision);
         let weight = Mat::new(&values[layer.output.clone()], hidden, head_width);
-        parallel_matmul(&mut rows, dresidual_mat, weight, Store::Overwrite);
+        parallel_matmul(&mut rows, dresidual_mat, weight, Store::Overwrite, self.pass.precision);
         let mut dout_BHTC = Buffer::any(rows.len());
         self.scatter_heads(&rows, &mut dout_BHTC);
 
@@ -359,9 +367,10 @@ impl Operation for AttentionOp {
             simd::vectorized!(|| dqkv.chunks_exact(width).for_each(|drow| simd::add(dbias, drow)));
         }
         let dqkv_mat = Mat::new(&dqkv, tokens, width);
-        add_weight_gradient(dqkv_weight, dqkv_mat, Mat::new(&saved.h_ND, tokens, hidden));
+        add_weight_gradient(dqkv_weight, dqkv_mat, Mat::new(&saved.h_ND, tokens, hidden), self.pass.precision);
         let mut dh_ND = saved.h_ND;
-        parallel_matmul(&mut dh_ND, dqkv_mat, Mat::new(&values[layer.qkv.clone()], width, hidden), Store::Overwrite);
+        let weight = Mat::new(&values[layer.qkv.clone()], width, hidden);
+        parallel_matmul(&mut dh_ND, dqkv_mat, weight, Store::Overwrite, self.pass.precision);
         let mut dx_ND = dy_ND.to_vec();
         norm::parallel_backward(x_ND, &values[layer.norm.clone()], &saved.scales_N, &dh_ND, &mut dx_ND, dnorm);
         Ok(Some(dx_ND))
