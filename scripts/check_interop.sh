@@ -28,8 +28,8 @@ fi
 # Everything small, and the context long enough for a prompt and 200 tokens.
 common=(model.hidden_size=64 model.num_hidden_layers=2 model.num_attention_heads=4 model.num_key_value_heads=2
     model.max_position_embeddings=256 model.moe_intermediate_size=48 model.intermediate_size=96 tokenizer.vocab_size=512
-    train.max_steps=40 train.eval_interval=40 train.checkpoint_interval=40 train.batch_size=4 train.sample_tokens=0
-    optimizer.warmup_steps=5)
+    train.max_steps=200 train.eval_interval=200 train.checkpoint_interval=200 train.batch_size=4 train.sample_tokens=0
+    optimizer.warmup_steps=20)
 declare -A kinds=(
     [qwen3_moe]=""
     [qwen3_moe-dense-first]="model.first_k_dense_replace=1 router.norm_topk_prob=false model.head_dim=32 model.tie_word_embeddings=false"
@@ -45,7 +45,7 @@ mapfile -t names < <(printf '%s\n' "${!kinds[@]}" | sort)
 ours=()
 for name in "${names[@]}"; do
     run=$out/runs/$name
-    ours+=("$run/checkpoints/step-000040")
+    ours+=("$run/checkpoints/best")
     [[ ! -d ${ours[-1]} ]] || continue
     settings=()
     for setting in "${common[@]}" ${kinds[$name]}; do settings+=(--set "$setting"); done
@@ -54,3 +54,21 @@ for name in "${names[@]}"; do
 done
 theirs=$out/theirs
 [[ -d $theirs ]] || "$python" scripts/interop.py make "${ours[0]}" "$theirs"
+
+results=$out/results.jsonl
+: > "$results"
+for path in "" "$out/transformers4"; do
+    PYTHONPATH=$path "$python" scripts/interop.py transformers "$text" "${ours[@]}" "$theirs"/* >> "$results"
+done
+
+pairs=()
+for name in qwen3_moe mixtral olmoe-all-heads qwen2_moe glm4_moe qwen3 llama; do
+    run=$out/runs/$name
+    for dtype in f32 f16 bf16 q8_0 q4_0; do
+        rm -f "$run/$name.$dtype.gguf"
+        target/release/tinymoe --quiet export "$run" --to gguf --dtype "$dtype" "$run/$name.$dtype.gguf" > /dev/null
+    done
+    pairs+=("$run=$run/$name")
+done
+"$python" scripts/interop.py llama "$text" "${pairs[@]}" >> "$results"
+"$python" scripts/interop.py table "$results"

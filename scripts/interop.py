@@ -3,8 +3,9 @@
   interop.py transformers TEXT DIRECTORY...   each DIRECTORY a model of tinymoe's or of transformers'
   interop.py llama TEXT RUN=STEM...           STEM.f32.gguf, STEM.q8_0.gguf, ... exported from RUN
   interop.py make TOKENIZER OUT               tiny random models, written to OUT by transformers
+  interop.py table RESULTS                    what the first two printed, as a table
 
-prints one JSON object for each model. TEXT is a file of transcript lines.
+The first two print one JSON object for each model. TEXT is a file of transcript lines.
 """
 
 import json
@@ -135,8 +136,8 @@ def against_transformers(directory, lines):
                             do_sample=False, max_new_tokens=GREEDY["transformers"])[0, len(prompt_ids):].tolist()
     tinymoe.close()
 
-    # And once through the command line, on a text of one window, which an end of text closes.
-    window = lines[0][:context]
+    # And once through the command line, on a line of text that fits into one window; an end of text closes it.
+    window = " ".join(re.findall("[A-Za-z]+", text))[:context - 2] + "\n"
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(window)
         file.flush()
@@ -254,11 +255,28 @@ def make(tokenizer, out):
             (directory / file).write_bytes(pathlib.Path(tokenizer, file).read_bytes())
 
 
+def table(path):
+    """The table that the README shows; says whether all is well."""
+    rows = [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
+    count = lambda pair: f"{pair[0]}/{pair[1]}" if pair[1] else "-"
+    print("| model | read by | largest difference of logits | greedy tokens | lines | expert choices | q8_0 perplexity | |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        change = f"{100 * row['change']['q8_0']:+.2f}%" if row.get("change") else "-"
+        kind = row["model"] if row["model"] == row["type"] else f"{row['model']} ({row['type']})"
+        cells = [kind, row["with"], f"{row['logits']:.1e}", count(row["greedy"]), count(row["lines"]),
+                 count(row.get("experts", [0, 0])), change, "ok" if row["ok"] else "FAILED"]
+        print(f"| {' | '.join(cells)} |")
+    return all(row["ok"] for row in rows)
+
+
 def main():
     kind, *arguments = sys.argv[1:]
     if kind == "make":
         make(*arguments)
         return
+    if kind == "table":
+        sys.exit(0 if table(*arguments) else 1)
     text, *models = arguments
     lines = [line for line in pathlib.Path(text).read_text().splitlines() if line.strip()][:LINES[kind]]
     for model in models:

@@ -371,14 +371,6 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_directory_of_transformers_is_called_what_it_is() {
-        let root = tempdir().unwrap();
-        fs::write(root.path().join("config.json"), "{}").unwrap();
-        let message = load(root.path()).unwrap_err().to_string();
-        assert!(message.contains("not a tinymoe checkpoint") && message.contains("transformers"), "{message}");
-    }
-
-    #[test]
     fn saving_again_replaces_the_checkpoint_and_leaves_nothing_else() {
         let root = tempdir().unwrap();
         save(root.path(), 1, &example("old")).unwrap();
