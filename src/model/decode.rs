@@ -49,9 +49,11 @@ impl<'a> Decoder<'a> {
     pub fn new(model: &'a Transformer) -> Self {
         let shape = &model.model;
         let len = shape.num_key_value_heads * shape.max_position_embeddings * shape.head_dim;
-        let cache = Cache { keys: vec![0.0; len], values: vec![0.0; len] };
+        // Zeros that nobody has touched take no memory yet: a long context costs what of it is used.
+        let cache = |_| Cache { keys: vec![0.0; len], values: vec![0.0; len] };
+        let caches = (0..shape.num_hidden_layers).map(cache).collect();
         let step = Step { routing: vec![Routing::default(); model.moe_layers().len()], ..Step::default() };
-        Self { model, sequences: 1, position: 0, caches: vec![cache; shape.num_hidden_layers], step }
+        Self { model, sequences: 1, position: 0, caches, step }
     }
 
     /// This sequence `count` times, to be continued in different ways.
