@@ -138,13 +138,13 @@ impl Operation for LossOp {
                 dh_ND: &mut dh_ND,
                 dw_VD: &mut gradients[self.head.weight_VD.clone()],
             };
-            cross_entropy::forward(&h_ND, weight_VD, &self.targets_N, &mut losses_N, Some(wanted));
+            cross_entropy::forward(&h_ND, weight_VD, &self.targets_N, &mut losses_N, Some(wanted), self.pass.precision);
             let mut dx_ND = vec![0.0; x_ND.len()];
             let dnorm = slices_mut(&mut gradients, std::slice::from_ref(&self.head.norm)).remove(0);
             norm::parallel_backward(x_ND, norm_D, &scales_N, &dh_ND, &mut dx_ND, dnorm);
             self.dx_ND.put(dx_ND);
         } else {
-            cross_entropy::forward(&h_ND, weight_VD, &self.targets_N, &mut losses_N, None);
+            cross_entropy::forward(&h_ND, weight_VD, &self.targets_N, &mut losses_N, None, self.pass.precision);
         }
         let mean = losses_N.iter().map(|&loss| f64::from(loss)).sum::<f64>() / tokens as f64;
         self.losses_N.get_or_init(|| Arc::new(losses_N));

@@ -5,6 +5,7 @@ use crate::dataset::Tokens;
 use crate::model::operation::{Mode, Pass};
 use crate::model::router::Routing;
 use crate::model::transformer::Transformer;
+use crate::ops::gemm::Precision;
 use anyhow::Result;
 use std::ops::Range;
 use std::sync::Arc;
@@ -59,7 +60,7 @@ pub fn evaluate(model: &Transformer, tokens: &Tokens, mut observe: impl FnMut(&S
         let positions = first.start..end;
         let ids_N = &tokens.ids[positions.clone()];
         let targets_N = &tokens.ids[positions.start + 1..positions.end + 1];
-        let pass = Pass { batch, time: first.len(), mode: Mode::Evaluate };
+        let pass = Pass { batch, time: first.len(), mode: Mode::Evaluate, precision: Precision::F32 };
         let output = model.forward(ids_N, targets_N, pass)?;
         let losses_N = &output.loss.losses_N[..];
         sum += losses_N.iter().map(|&loss| f64::from(loss)).sum::<f64>();

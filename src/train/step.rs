@@ -48,7 +48,7 @@ impl Trainer {
         let number = self.state.batch_number(micro, micro_batches);
         let batch = batch(&self.prepared.training.ids, train.batch_size, time, train.seed, number);
         let mode = Mode::Train { seed: train.seed, step: number, loss_scale: 1.0 / micro_batches as f32 };
-        Ok((number, batch, Pass { batch: train.batch_size, time, mode }))
+        Ok((number, batch, Pass { batch: train.batch_size, time, mode, precision: train.precision }))
     }
 
     fn compute(&self) -> Result<Computed> {
