@@ -15,8 +15,8 @@ pub mod model_files;
 pub mod run;
 pub mod tensors;
 
-pub use directory::{Files, load, save};
-pub use run::{Newest, link, newest, of_step, prune, resolve, set_aside, unlink};
+pub use directory::{Files, load, replace, save};
+pub use run::{Newest, discard_after, link, newest, of_step, prune, resolve, set_aside, unlink};
 
 use crate::error::Failure;
 

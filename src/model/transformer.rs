@@ -11,7 +11,7 @@ use super::parameters::{Init, Kind, Layout, Parameters};
 use super::router::Routing;
 use crate::config::{ModelConfig, RouterConfig};
 use crate::ops::rope::RotaryTable;
-use candle_core::{Device, Result, Var};
+use candle_core::{Device, Result, Tensor, Var};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -30,6 +30,24 @@ pub struct Transformer {
 pub struct Layer {
     pub attention: Arc<Attention>,
     pub feed_forward: Arc<FeedForward>,
+}
+
+/// Where the residual stream has just been; layers count from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Station {
+    Embedding,
+    Attention(usize),
+    FeedForward(usize),
+}
+
+impl std::fmt::Display for Station {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Station::Embedding => f.write_str("the embedding"),
+            Station::Attention(layer) => write!(f, "layer {layer}'s attention"),
+            Station::FeedForward(layer) => write!(f, "layer {layer}'s feed-forward part"),
+        }
+    }
 }
 
 /// What a run through the model gives.
@@ -81,16 +99,30 @@ impl Transformer {
     /// The loss of predicting `targets_N` from `ids_N`, sequences of `pass.time` tokens one after the other. In training
     /// `loss.root.backward()` adds every weight's gradient to [`Parameters::gradients`].
     pub fn forward(&self, ids_N: &[u32], targets_N: &[u32], pass: Pass) -> Result<Output> {
+        self.forward_watched(ids_N, targets_N, pass, |_, _| Ok(()))
+    }
+
+    /// As [`Self::forward`]; shows the residual stream x_ND after each of its stations.
+    pub fn forward_watched(
+        &self,
+        ids_N: &[u32],
+        targets_N: &[u32],
+        pass: Pass,
+        mut watch: impl FnMut(Station, &Tensor) -> Result<()>,
+    ) -> Result<Output> {
         // Candle keeps a graph only for what depends on a variable.
         let anchor =
             if pass.is_training() { self.anchor.as_tensor().clone() } else { self.anchor.as_detached_tensor() };
         let (hidden, dropout) = (self.model.hidden_size, self.model.hidden_dropout);
         let mut x_ND = embed(&anchor, &self.parameters, &self.embedding_VD, ids_N, pass, hidden, dropout)?;
+        watch(Station::Embedding, &x_ND)?;
         let mut routing = Vec::new();
-        for layer in &self.layers {
+        for (number, layer) in self.layers.iter().enumerate() {
             x_ND = layer.attention.forward(&self.parameters, &x_ND, pass)?;
+            watch(Station::Attention(number), &x_ND)?;
             let (y_ND, decisions) = layer.feed_forward.forward(&self.parameters, &x_ND, pass)?;
             x_ND = y_ND;
+            watch(Station::FeedForward(number), &x_ND)?;
             routing.extend(decisions);
         }
         Ok(Output { loss: self.head.loss(&self.parameters, &x_ND, targets_N, pass)?, routing })
