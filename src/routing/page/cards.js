@@ -13,7 +13,7 @@ function card(expert) {
   const load = layer.load.share[expert];
   const busiest = Math.max(...layer.load.share);
   const label = layer.labels?.[expert];
-  return el("article", { class: `card e${expert}`, id: `card-${expert}`, "aria-label": expertTitle(state.layer, expert), "data-layer": state.layer, "data-card": expert },
+  return el("article", { class: `card e${expert}`, id: `card-${expert}`, "aria-label": expertTitle(state.layer, expert) },
     el("header", {}, chip(state.layer, expert),
       el("p", {}, label ? el("strong", {}, label) : el("span", { class: "hint" }, "nothing in particular"),
         el("small", {}, load === 0 ? "dead: no token reaches it" : `${percent(load)} of the work, ${times(load * E)} the even share`))),

@@ -66,8 +66,8 @@ function visible(text) {
 
 // ---- Colours: the terminal's palette with its lightness moved, so that it shows on white and on black
 
-/** "#rrggbb" as lightness, chroma and hue of OKLCH (B. Ottosson, "A perceptual color space", 2020). */
-function oklch(hex) {
+/** "#rrggbb" in OKLab: lightness, a, b (B. Ottosson, "A perceptual color space", 2020). */
+function oklab(hex) {
   const [r, g, b] = [1, 3, 5].map((at) => {
     const c = parseInt(hex.slice(at, at + 2), 16) / 255;
     return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
@@ -78,18 +78,25 @@ function oklch(hex) {
   const a = 1.9779984951 * l - 2.428592205 * m + 0.4505937099 * s;
   const c = 0.0259040371 * l + 0.7827717662 * m - 0.808675766 * s;
   const lightness = 0.2104542553 * l + 0.793617785 * m - 0.0040720468 * s;
-  return [lightness, Math.hypot(a, c), (Math.atan2(c, a) * 180) / Math.PI];
+  return [lightness, a, c];
+}
+
+/** Black or white, whichever reads better on a colour of OKLab: where they tie, luminance is 0.179. */
+function inkOn([lightness, a, b]) {
+  const l = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3;
+  const m = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3;
+  const s = (lightness - 0.0894841775 * a - 1.291485548 * b) ** 3;
+  return -0.0408 * l + 1.1125 * m - 0.0717 * s > 0.179 ? "#000" : "#fff";
 }
 
 /** A style sheet that gives every class `e0`, `e1`, … its colour `--e` and the colour of text on it, `--on-e`. */
 function expertColours(palette) {
   const rules = palette.map((hex, expert) => {
-    const [lightness, chroma, hue] = oklch(hex);
-    const inLight = 0.1 + 0.75 * lightness;
-    const inDark = 0.38 + 0.56 * lightness;
-    const colour = (l) => `oklch(${l.toFixed(3)} ${chroma.toFixed(3)} ${hue.toFixed(1)})`;
-    const onLight = inLight > 0.62 ? "#111" : "#fff";
-    return `.e${expert}{--e:light-dark(${colour(inLight)},${colour(inDark)});--on-e:light-dark(${onLight},#111)}`;
+    const [lightness, a, b] = oklab(hex);
+    const light = [0.1 + 0.75 * lightness, a, b];
+    const dark = [0.38 + 0.56 * lightness, a, b];
+    const css = (colour) => `oklab(${colour.map((x) => x.toFixed(3)).join(" ")})`;
+    return `.e${expert}{--e:light-dark(${css(light)},${css(dark)});--on-e:light-dark(${inkOn(light)},${inkOn(dark)})}`;
   });
   return el("style", {}, rules.join("\n"));
 }

@@ -123,6 +123,8 @@ function startTheme() {
 // ---- Start
 
 function start() {
+  // Until now nothing was shown, so that nothing jumps into place.
+  document.body.classList.remove("loading");
   document.head.append(expertColours(DATA.palette));
   startTheme();
   followTips();

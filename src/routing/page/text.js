@@ -125,13 +125,16 @@ const tokenOf = (event) => {
   return n === undefined ? null : Number(n);
 };
 
-function moveTo(n) {
+const moveTo = (n) => reader.spans[clamp(n, 0, reader.spans.length - 1)].focus();
+
+/** Token `n` has the focus: it is the text's tab stop from now on, and stays in the panel. */
+function arriveAt(n) {
   reader.spans[reader.at].setAttribute("tabindex", "-1");
-  reader.at = clamp(n, 0, reader.spans.length - 1);
-  const span = reader.spans[reader.at];
-  span.setAttribute("tabindex", "0");
-  span.setAttribute("aria-label", describe(reader.at));
-  span.focus();
+  reader.spans[n].setAttribute("tabindex", "0");
+  reader.spans[n].setAttribute("aria-label", describe(n));
+  reader.at = n;
+  reader.pinned = n;
+  showToken(n);
 }
 
 /** The nearest token on the line above (-1) or below (+1). */
@@ -152,8 +155,6 @@ function chooseTokensExpert(n) {
   const experts = expertsOf(currentText(), n, state.layer);
   // A second press on what is highlighted lets it go, whichever choice of the token it is.
   toggleExpert(state.layer, experts.includes(state.expert) ? state.expert : experts[state.rank]);
-  reader.pinned = n;
-  showToken(n);
 }
 
 function startText() {
@@ -163,9 +164,7 @@ function startText() {
   text.addEventListener("focusin", (event) => {
     const n = tokenOf(event);
     if (n === null) return;
-    reader.pinned = n;
-    event.target.setAttribute("aria-label", describe(n));
-    showToken(n);
+    arriveAt(n);
   });
   text.addEventListener("click", (event) => {
     const n = tokenOf(event);
