@@ -1,6 +1,7 @@
 // Part 2 of 7: the forms that pictures take. Each function returns an element; none knows what its numbers mean.
 
-// ---- Tooltip: one for the page. Whatever has `data-tip` shows it under the pointer and on focus.
+// ---- Tooltip: one for the page. Whatever has `data-tip` shows it under the pointer and on focus; where that
+// is empty, what it is called.
 
 const tooltip = el("div", { id: "tooltip", role: "status", hidden: true });
 
@@ -20,7 +21,7 @@ function followTips() {
   document.body.append(tooltip);
   const show = (event) => {
     const target = event.target.closest?.("[data-tip]");
-    if (target) showTip(target, target.dataset.tip);
+    if (target) showTip(target, target.dataset.tip || target.getAttribute("aria-label"));
     else hideTip();
   };
   document.addEventListener("pointerover", show);
@@ -77,13 +78,13 @@ function heatmap({ name, rows, columns, value, label, tip, owner, corner = "" })
       class: x === null ? "none" : `${x < 0 ? "low" : "high"}${Math.abs(x) > 0.58 ? " mid" : ""}${Math.abs(x) > 0.85 ? " strong" : ""}`,
       style: x === null ? null : `--v:${(100 * Math.min(Math.abs(x), 1)).toFixed(1)}%`,
       tabindex: -1, role: "gridcell", "data-row": row, "data-column": column, "data-layer": layer, "data-expert": expert,
-      "data-tip": tip(row, column), "aria-label": tip(row, column),
+      "data-tip": true, "aria-label": tip(row, column),
     }, dense ? null : label(row, column));
   };
   const cells = rows.map((_, row) => columns.map((_, column) => cell(row, column)));
   const head = (content, scope) => el("th", { scope }, content);
   const form = `heat${dense ? " dense" : ""}${rows.length > 20 ? " tall" : ""}`;
-  const table = el("table", { class: form, role: "grid", "aria-label": name },
+  const table = el("table", { class: form, role: "grid", "aria-label": name, style: `--columns:${columns.length}` },
     el("thead", {}, el("tr", {}, el("td", { class: "corner" }, corner), columns.map((text) => head(text, "col")))),
     el("tbody", {}, rows.map((text, row) => el("tr", {}, head(text, "row"), cells[row]))));
   roveGrid(table, cells);

@@ -3,19 +3,27 @@
 
 const even = K / E;
 
-/** Figures as wide as the page: drawn again when that changes. */
-const charts = [];
+/** The room that every figure has: measured once for all, because measuring lays out the whole page. */
+const room = { width: 0, figures: [] };
 
+function measureRoom() {
+  const width = byId("title").clientWidth;
+  if (width === room.width) return;
+  room.width = width;
+  for (const render of room.figures) render();
+}
+
+/** Fills the place `id` with what `make(width)` returns, and again when one of `keys` or the width changes. */
 function draw(id, keys, make) {
   const place = byId(id);
   const focusable = () => [...place.querySelectorAll("button, [tabindex]")];
   const render = () => {
-    const focused = focusable().indexOf(document.activeElement);
-    place.replaceChildren(...[make(place.clientWidth)].flat());
+    const focused = place.contains(document.activeElement) ? focusable().indexOf(document.activeElement) : -1;
+    place.replaceChildren(...[make(room.width)].flat());
     if (focused >= 0) focusable()[focused]?.focus({ preventScroll: true });
   };
   follow(keys, render);
-  charts.push(render);
+  room.figures.push(render);
 }
 
 const hide = (id) => (byId(id).hidden = true);
@@ -100,7 +108,7 @@ function drawLoadOverTraining() {
   const routing = DATA.training?.routing;
   if (!(routing?.load?.length > 1)) return hide("load-training-part");
   draw("load-training", ["layer"], (width) => {
-    const kept = thin(routing.step.length, Math.max(12, Math.floor(width / 13)));
+    const kept = thin(routing.step.length, Math.max(12, Math.floor(width / (E <= 16 ? 13 : 20))));
     const load = (e, i) => routing.load[kept[i]][state.layer][e] * E;
     const last = kept.length - 1;
     const every = Math.ceil(kept.length / Math.max(2, Math.floor(width / 110)));

@@ -120,6 +120,14 @@ function startTheme() {
   name();
 }
 
+/** On paper nothing opens at a click: the definitions are printed with their figures. */
+function startPrint() {
+  const closed = () => document.querySelectorAll("details:not([open])");
+  let opened = [];
+  addEventListener("beforeprint", () => (opened = [...closed()]).forEach((details) => (details.open = true)));
+  addEventListener("afterprint", () => opened.forEach((details) => (details.open = false)));
+}
+
 // ---- Start
 
 function start() {
@@ -127,8 +135,10 @@ function start() {
   document.body.classList.remove("loading");
   document.head.append(expertColours(DATA.palette));
   startTheme();
+  startPrint();
   followTips();
   drawHead();
+  measureRoom();
   segments("layer-choice", DATA.layers.map(({ layer }) => String(layer)), "layer");
   segments("rank-choice", range(K).map((rank) => String(rank + 1)), "rank");
   drawFigures();
@@ -145,13 +155,10 @@ function start() {
     choose({ expert: null });
   });
   let waiting = 0;
-  let width = document.documentElement.clientWidth;
   addEventListener("resize", () => {
     clearTimeout(waiting);
     waiting = setTimeout(() => {
-      if (width === document.documentElement.clientWidth) return;
-      width = document.documentElement.clientWidth;
-      for (const draw of charts) draw();
+      measureRoom();
       markChosen();
     }, 150);
   });

@@ -70,7 +70,7 @@ function drawTextKey() {
   for (const n of text.tokens.keys()) share[expertsOf(text, n, state.layer)[state.rank]] += 1;
   const buttons = range(E).map((expert) => {
     const button = chip(state.layer, expert);
-    button.dataset.tip = `${expertTitle(state.layer, expert)}\nchoice ${state.rank + 1} of ${count(share[expert])} of these tokens`;
+    button.dataset.tip = `${expertTitle(state.layer, expert)}\nchoice ${state.rank + 1} for ${count(share[expert])} of these tokens`;
     return button;
   });
   const row = el("div", { class: "chips" }, buttons);
@@ -189,7 +189,7 @@ function startText() {
   byId("text-choice").addEventListener("change", (event) => choose({ text: Number(event.target.value) }));
   const number = () => text.classList.toggle("numbered", byId("numbers").checked);
   byId("numbers").addEventListener("change", number);
-  // On paper there is nothing to point at, and perhaps no colour.
+  // Paper may have no colour.
   addEventListener("beforeprint", () => text.classList.add("numbered"));
   addEventListener("afterprint", number);
   follow(["text"], drawText);
