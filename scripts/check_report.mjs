@@ -25,7 +25,8 @@ async function open(browser, file, view) {
   page.on("console", (message) => faults.push(`console ${message.type()}: ${message.text()}`));
   page.on("pageerror", (error) => faults.push(`error: ${error.stack}`));
   page.on("request", (request) => {
-    if (request.url() !== pathToFileURL(file).href && !request.url().startsWith("data:")) faults.push(`request: ${request.url()}`);
+    if (request.url() !== pathToFileURL(file).href && !request.url().startsWith("data:"))
+      faults.push(`request: ${request.url()}`);
   });
   await page.addInitScript(() => {
     window.shifts = 0;
@@ -37,7 +38,8 @@ async function open(browser, file, view) {
   return { page, faults, close: () => context.close() };
 }
 
-const dataOf = (file) => JSON.parse(/<script type="application\/json" id="data">(.*?)<\/script>/s.exec(fs.readFileSync(file, "utf8"))[1]);
+const dataOf = (file) =>
+  JSON.parse(/<script type="application\/json" id="data">(.*?)<\/script>/s.exec(fs.readFileSync(file, "utf8"))[1]);
 
 /** The experts of a token in a layer, best first, and their gates. */
 function choices(data, text, token, layer) {
@@ -46,10 +48,14 @@ function choices(data, text, token, layer) {
   return { experts: text.experts.slice(from, from + K), gates: text.gates.slice(from, from + K) };
 }
 
-const servedBy = (data, text, layer, expert) => text.tokens.filter((_, n) => choices(data, text, n, layer).experts.includes(expert)).length;
+const servedBy = (data, text, layer, expert) =>
+  text.tokens.filter((_, n) => choices(data, text, n, layer).experts.includes(expert)).length;
 
 async function noOverflow(page) {
-  const [content, screen] = await page.evaluate(() => [document.documentElement.scrollWidth, document.documentElement.clientWidth]);
+  const [content, screen] = await page.evaluate(() => [
+    document.documentElement.scrollWidth,
+    document.documentElement.clientWidth,
+  ]);
   assert.ok(content <= screen, `the page is ${content} pixels wide on a screen of ${screen}`);
 }
 
@@ -63,8 +69,16 @@ async function layerAndRankColourTheText(page, data) {
     for (const rank of new Set([0, data.model.experts_per_token - 1])) {
       if (data.layers.length > 1) await page.locator(`#layer-choice input[value="${layer}"]`).check();
       if (data.model.experts_per_token > 1) await page.locator(`#rank-choice input[value="${rank}"]`).check();
-      const shown = await page.evaluate(() => [...document.querySelectorAll("#text [data-token]")].map((span) => Number(/\be(\d+)\b/.exec(span.className)[1])));
-      assert.deepEqual(shown, text.tokens.map((_, n) => choices(data, text, n, layer).experts[rank]), `layer ${layer}, rank ${rank}`);
+      const shown = await page.evaluate(() =>
+        [...document.querySelectorAll("#text [data-token]")].map((span) =>
+          Number(/\be(\d+)\b/.exec(span.className)[1]),
+        ),
+      );
+      assert.deepEqual(
+        shown,
+        text.tokens.map((_, n) => choices(data, text, n, layer).experts[rank]),
+        `layer ${layer}, rank ${rank}`,
+      );
     }
   }
 }
@@ -72,18 +86,25 @@ async function layerAndRankColourTheText(page, data) {
 async function panelTells(page, data, n) {
   const text = data.texts[0];
   const panel = page.locator("#token");
-  const rows = await panel.locator(".choices tr").evaluateAll((all) => all.map((row) => ({
-    experts: [...row.querySelectorAll("[data-expert]")].map((chip) => Number(chip.dataset.expert)),
-    gates: [...row.querySelectorAll(".gate")].map((gate) => Math.round(100 * Number(gate.textContent))),
-  })));
-  assert.deepEqual(rows, data.layers.map((_, layer) => choices(data, text, n, layer)), `panel of token ${n}`);
+  const rows = await panel.locator(".choices tr").evaluateAll((all) =>
+    all.map((row) => ({
+      experts: [...row.querySelectorAll("[data-expert]")].map((chip) => Number(chip.dataset.expert)),
+      gates: [...row.querySelectorAll(".gate")].map((gate) => Math.round(100 * Number(gate.textContent))),
+    })),
+  );
+  assert.deepEqual(
+    rows,
+    data.layers.map((_, layer) => choices(data, text, n, layer)),
+    `panel of token ${n}`,
+  );
   const words = await panel.innerText();
   assert.ok(words.includes(`token ${(n + 1).toLocaleString("en-US")} of`), words);
   if (text.logprob[n] !== null) assert.ok(words.includes(`${(-text.logprob[n] / Math.LN2).toFixed(1)} bits`), words);
 }
 
 async function hoverAndKeyboardReadTokens(page, data) {
-  const place = () => page.locator("#text").evaluate((text) => [text.offsetLeft, text.offsetTop, text.offsetWidth, text.offsetHeight]);
+  const place = () =>
+    page.locator("#text").evaluate((text) => [text.offsetLeft, text.offsetTop, text.offsetWidth, text.offsetHeight]);
   const before = await place();
   for (const n of [2, 17, 40]) {
     await page.locator(`[data-token="${n}"]`).hover();
@@ -117,7 +138,13 @@ async function highlightFollowsTheData(page, data) {
   assert.equal(await page.locator("#served").innerText(), expected.toLocaleString("en-US"));
   const marked = `[data-layer="${layer}"][data-expert="${expert}"]`;
   for (const place of [`#text-key ${marked}`, `#load ${marked}`, `#card-${expert} ${marked}`]) {
-    assert.ok(await page.locator(place).first().evaluate((element) => element.classList.contains("chosen-expert")), `${place} is not marked`);
+    assert.ok(
+      await page
+        .locator(place)
+        .first()
+        .evaluate((element) => element.classList.contains("chosen-expert")),
+      `${place} is not marked`,
+    );
   }
   await page.keyboard.press("Escape");
   assert.equal(await highlighted(page), 0, "Escape leaves tokens highlighted");
@@ -125,7 +152,11 @@ async function highlightFollowsTheData(page, data) {
 
   const other = (expert + 1) % data.model.experts;
   await page.locator(`#text-key [data-expert="${other}"]`).click();
-  assert.equal(await highlighted(page), servedBy(data, text, layer, other), "tokens highlighted by a click on a number");
+  assert.equal(
+    await highlighted(page),
+    servedBy(data, text, layer, other),
+    "tokens highlighted by a click on a number",
+  );
   await page.locator(`#text-key [data-expert="${other}"]`).click();
   assert.equal(await highlighted(page), 0, "a second click lets go");
   await page.locator('[data-token="2"]').click();
@@ -139,10 +170,16 @@ async function heatmapsSpeakAndChoose(page, data) {
   await cell.scrollIntoViewIfNeeded();
   await cell.hover();
   const share = data.layers[0].load.share[1];
-  assert.ok((await page.locator("#tooltip").innerText()).includes(`${(100 * share).toFixed(1)}% of the work`), "tooltip of the load");
+  assert.ok(
+    (await page.locator("#tooltip").innerText()).includes(`${(100 * share).toFixed(1)}% of the work`),
+    "tooltip of the load",
+  );
   await page.locator('#load td[data-row="0"][data-column="0"]').focus();
   await page.keyboard.press("ArrowRight");
-  assert.deepEqual(await page.evaluate(() => [document.activeElement.dataset.row, document.activeElement.dataset.column]), ["0", "1"]);
+  assert.deepEqual(
+    await page.evaluate(() => [document.activeElement.dataset.row, document.activeElement.dataset.column]),
+    ["0", "1"],
+  );
   await page.keyboard.press("Enter");
   assert.equal(await highlighted(page), servedBy(data, data.texts[0], 0, 1), "Enter on a cell highlights its expert");
   await page.keyboard.press("Escape");
@@ -151,7 +188,11 @@ async function heatmapsSpeakAndChoose(page, data) {
 async function textsAreWhole(page, data) {
   for (const i of new Set([data.texts.length - 1, 0])) {
     await page.locator("#text-choice").selectOption(String(i));
-    assert.equal(await page.locator("#text").evaluate((text) => text.textContent), data.texts[i].tokens.join(""), `text ${i}`);
+    assert.equal(
+      await page.locator("#text").evaluate((text) => text.textContent),
+      data.texts[i].tokens.join(""),
+      `text ${i}`,
+    );
   }
 }
 
@@ -161,12 +202,20 @@ async function factsLeadToEvidence(page, data) {
   if (at < 0) return;
   const { layer, expert } = data.facts[at];
   await page.locator("#facts li").nth(at).locator("button").click();
-  assert.equal(await highlighted(page), servedBy(data, data.texts[0], layer, expert), `fact ${at} highlights its expert`);
+  assert.equal(
+    await highlighted(page),
+    servedBy(data, data.texts[0], layer, expert),
+    `fact ${at} highlights its expert`,
+  );
   await page.keyboard.press("Escape");
 }
 
 async function everySectionHasItsFigure(page) {
-  const empty = await page.evaluate(() => [...document.querySelectorAll("main > section")].filter((section) => !section.hidden && !section.querySelector("svg, table, #text span, .card, .pairs")).map((s) => s.id));
+  const empty = await page.evaluate(() =>
+    [...document.querySelectorAll("main > section")]
+      .filter((section) => !section.hidden && !section.querySelector("svg, table, #text span, .card, .pairs"))
+      .map((s) => s.id),
+  );
   assert.deepEqual(empty, [], "sections without a figure");
 }
 
@@ -189,10 +238,13 @@ async function numbersAreReadable(page) {
     const luminance = (colour) => {
       context.fillStyle = colour;
       context.fillRect(0, 0, 1, 1);
-      const [r, g, b] = [...context.getImageData(0, 0, 1, 1).data].map((v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
+      const [r, g, b] = [...context.getImageData(0, 0, 1, 1).data].map((v) =>
+        v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4,
+      );
       return 0.2126 * r + 0.7152 * g + 0.0722 * b;
     };
-    const contrast = (a, b) => (Math.max(luminance(a), luminance(b)) + 0.05) / (Math.min(luminance(a), luminance(b)) + 0.05);
+    const contrast = (a, b) =>
+      (Math.max(luminance(a), luminance(b)) + 0.05) / (Math.min(luminance(a), luminance(b)) + 0.05);
     const chips = [...document.querySelectorAll("#text-key .chip")].map((chip) => {
       const style = getComputedStyle(chip);
       return { what: `expert ${chip.textContent}`, contrast: contrast(style.color, style.backgroundColor) };
@@ -211,7 +263,10 @@ function variant(file, name, change) {
   const html = fs.readFileSync(file, "utf8");
   const data = dataOf(file);
   change(data);
-  const changed = html.replace(/(<script type="application\/json" id="data">).*?(<\/script>)/s, (_, a, b) => a + JSON.stringify(data).replaceAll("<", "\\u003c") + b);
+  const changed = html.replace(
+    /(<script type="application\/json" id="data">).*?(<\/script>)/s,
+    (_, a, b) => a + JSON.stringify(data).replaceAll("<", "\\u003c") + b,
+  );
   const out = path.join(screenshots, `${name}.html`);
   fs.writeFileSync(out, changed);
   return out;
@@ -224,7 +279,8 @@ function hostile(data) {
   data.texts[0].tokens = data.texts[0].tokens.map((token, n) => (n % 3 ? token : bad));
   for (const part of [...data.domains, ...data.classes]) part.name = bad;
   for (const fact of data.facts) fact.text = bad;
-  for (const tokens of data.layers[0].vocabulary.input) for (const token of tokens) Object.assign(token, { text: bad, contexts: [[bad, bad, bad]] });
+  for (const tokens of data.layers[0].vocabulary.input)
+    for (const token of tokens) Object.assign(token, { text: bad, contexts: [[bad, bad, bad]] });
 }
 
 function bare(data) {
@@ -264,7 +320,9 @@ async function checkReport(browser, file) {
   const name = path.basename(path.dirname(path.resolve(file)));
   const data = dataOf(file);
   const megabytes = fs.statSync(file).size / 1e6;
-  console.log(`\n${file}: ${megabytes.toFixed(2)} MB, ${data.layers.length} layers, ${data.model.experts} experts, ${data.model.experts_per_token} a token`);
+  console.log(
+    `\n${file}: ${megabytes.toFixed(2)} MB, ${data.layers.length} layers, ${data.model.experts} experts, ${data.model.experts_per_token} a token`,
+  );
   await check("smaller than 5 MB", () => assert.ok(megabytes < 5));
   for (const view of Object.keys(VIEWS)) {
     await check(`${view}: opens without a fault, nothing overflows`, async () => {
@@ -277,7 +335,10 @@ async function checkReport(browser, file) {
       await noOverflow(page);
       await page.screenshot({ path: path.join(screenshots, `${name}-${view}.png`), fullPage: true });
       if (view !== "print") {
-        assert.ok((await page.evaluate(() => window.shifts)) < 0.01, `layout shifts by ${await page.evaluate(() => window.shifts)}`);
+        assert.ok(
+          (await page.evaluate(() => window.shifts)) < 0.01,
+          `layout shifts by ${await page.evaluate(() => window.shifts)}`,
+        );
         await numbersAreReadable(page);
         await page.locator("#text-key [data-expert]").nth(1).click();
         await page.locator("#text-section").scrollIntoViewIfNeeded();
@@ -298,11 +359,15 @@ async function checkReport(browser, file) {
     ["every text is shown whole", textsAreWhole],
     ["facts lead to their evidence", factsLeadToEvidence],
     ["the theme turns and stays", themeTurnsAndStays],
-  ]) await check(title, () => work(page, data));
+  ])
+    await check(title, () => work(page, data));
   await check("no fault meanwhile", () => assert.deepEqual(faults, []));
   await close();
 
-  for (const [title, change] of [["hostile", hostile], ["bare", bare]]) {
+  for (const [title, change] of [
+    ["hostile", hostile],
+    ["bare", bare],
+  ]) {
     await check(`a ${title} variant opens without a fault`, async () => {
       const opened = await open(browser, variant(file, `${name}-${title}`, change), "light");
       assert.equal(await opened.page.locator("img").count(), 0, "text became an element");
@@ -319,8 +384,16 @@ async function checkReport(browser, file) {
 fs.mkdirSync(screenshots, { recursive: true });
 const browser = await chromium.launch({
   executablePath: browserPath,
-  args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync"],
+  args: [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+  ],
 });
 try {
   for (const file of reports) await checkReport(browser, file);

@@ -1,10 +1,10 @@
-// The report's page, part 1 of 7: elements, numbers, colours, and the one state that all figures share.
+// The report's page, part 1 of 9: elements, numbers, colours, and the one state that all figures share.
 //
 //   dom.js      this file
 //   charts.js   the forms: heatmap, line chart, bars, tables; know nothing of experts
 //   text.js     the text coloured by expert and the panel beside it
-//   figures.js  one function a figure: layers, load, domains, kinds of token, loss, pairs, importance, training
-//   flow.js     the way through the layers
+//   figures.js  one function a figure: layers, load, domains, kinds of token, loss, pairs
+//   flow.js, importance.js, training.js   larger figures
 //   cards.js    the experts one by one, and two runs side by side
 //   report.js   starts everything: head, choices, theme, keyboard
 //
@@ -61,7 +61,11 @@ const count = (n) => (missing(n) ? "–" : Math.round(n).toLocaleString("en-US")
 /** A token as it can be seen: spaces as ␣, line ends as ↵, nothing as ∅. */
 function visible(text) {
   if (text === "") return "∅";
-  return text.replace(/ /g, "␣").replace(/\r?\n/g, "↵").replace(/\t/g, "⇥").replace(/[\u0000-\u001f\u007f]/g, "·");
+  return text
+    .replace(/ /g, "␣")
+    .replace(/\r?\n/g, "↵")
+    .replace(/\t/g, "⇥")
+    .replace(/[\u0000-\u001f\u007f]/g, "·");
 }
 
 // ---- Colours: the terminal's palette with its lightness moved, so that it shows on white and on black
@@ -140,8 +144,15 @@ const badge = (expert) => el("span", { class: `chip e${expert}` }, String(expert
 
 /** The same as a button that highlights the expert everywhere. */
 function chip(layer, expert) {
-  return el("button", {
-    class: `chip e${expert}`, type: "button", "data-layer": layer, "data-expert": expert,
-    "aria-label": `Highlight ${expertName(layer, expert)}`,
-  }, String(expert));
+  return el(
+    "button",
+    {
+      class: `chip e${expert}`,
+      type: "button",
+      "data-layer": layer,
+      "data-expert": expert,
+      "aria-label": `Highlight ${expertName(layer, expert)}`,
+    },
+    String(expert),
+  );
 }

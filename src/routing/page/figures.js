@@ -1,4 +1,4 @@
-// Part 4 of 7: one function a figure. Each finds its place in index.html by id, and hides its section where the data
+// Part 4 of 9: one function a figure. Each finds its place in index.html by id, and hides its section where the data
 // has nothing for it (one expert for each token makes no pairs, one domain no comparison, and so on).
 
 const even = K / E;
@@ -31,7 +31,14 @@ const find = (id, ...words) => byId(id).replaceChildren(...words);
 
 /** A ratio on a diverging scale: 1 is the middle, a quarter and four times are the ends. */
 const onScale = (ratio) => (missing(ratio) ? null : ratio <= 0 ? -1 : clamp(Math.log2(ratio) / 2, -1, 1));
-const ratioKey = (what) => scaleKey([["¼ or less", -1], ["half", -0.5], [what, 0], ["twice", 0.5], ["4 times or more", 1]]);
+const ratioKey = (what) =>
+  scaleKey([
+    ["¼ or less", -1],
+    ["half", -0.5],
+    [what, 0],
+    ["twice", 0.5],
+    ["4 times or more", 1],
+  ]);
 /** Heads of a heatmap: its cells are what the keyboard reaches. */
 const chips = (layer) => range(E).map((expert) => fill(chip(layer, expert), { tabindex: -1 }, []));
 const current = () => DATA.layers[state.layer];
@@ -51,10 +58,17 @@ function largest(rows, columns, value) {
 // ---- Layers: even, sure, specialised
 
 function drawLayers() {
-  const name = { title: "Layer", number: false, cell: (l) => el("button", { type: "button", class: "link", onclick: () => choose({ layer: l, expert: null }) }, layerName(l)) };
+  const name = {
+    title: "Layer",
+    number: false,
+    cell: (l) =>
+      el("button", { type: "button", class: "link", onclick: () => choose({ layer: l, expert: null }) }, layerName(l)),
+  };
   const of = (l) => DATA.layers[l];
   const layersTable = (id, title, columns) =>
-    draw(id, ["layer"], () => table(title, [name, ...columns], range(L), (l) => ({ class: l === state.layer ? "current" : null })));
+    draw(id, ["layer"], () =>
+      table(title, [name, ...columns], range(L), (l) => ({ class: l === state.layer ? "current" : null })),
+    );
   layersTable("layers-even", "How even the load is", [
     { title: "Busiest", cell: (l) => times(of(l).load.max_over_uniform) },
     { title: "Variation", cell: (l) => fixed(of(l).load.coefficient_of_variation) },
@@ -62,22 +76,42 @@ function drawLayers() {
     { title: "Dead experts", cell: (l) => count(of(l).load.dead.length) },
     { title: "Same expert again", cell: (l) => percent(of(l).repetition?.first) },
     { title: "… by chance", cell: (l) => percent(of(l).repetition?.first_expected) },
-    ...(K > 1 ? [{ title: "Any expert again", cell: (l) => percent(of(l).repetition?.any) },
-      { title: "… by chance", cell: (l) => percent(of(l).repetition?.any_expected) }] : [])]);
+    ...(K > 1
+      ? [
+          { title: "Any expert again", cell: (l) => percent(of(l).repetition?.any) },
+          { title: "… by chance", cell: (l) => percent(of(l).repetition?.any_expected) },
+        ]
+      : []),
+  ]);
   layersTable("layers-sure", "How sure the router is", [
-    { title: K > 1 ? `Mean gates, choice 1 to ${K}` : "Mean gate", cell: (l) => of(l).gate.mean_by_rank.map((g) => fixed(g)).join("  ") },
+    {
+      title: K > 1 ? `Mean gates, choice 1 to ${K}` : "Mean gate",
+      cell: (l) =>
+        of(l)
+          .gate.mean_by_rank.map((g) => fixed(g))
+          .join("  "),
+    },
     { title: "Router entropy (nats)", cell: (l) => fixed(of(l).gate.router_entropy) },
     { title: "… as among equals", cell: (l) => `${fixed(Math.exp(of(l).gate.router_entropy), 1)} of ${E}` },
     { title: "Mean margin", cell: (l) => fixed(of(l).gate.margin_mean, 3) },
     { title: "Margin of the middle 80%", cell: (l) => marginRange(of(l).gate.margin_quantiles) },
-    { title: "Closer than 0.01", cell: (l) => percent(of(l).gate.close) }]);
+    { title: "Closer than 0.01", cell: (l) => percent(of(l).gate.close) },
+  ]);
   layersTable("layers-special", "How specialised the experts are", [
-    ...(DATA.domains?.length > 1 ? [{ title: "Domain information (bits)", cell: (l) => fixed(of(l).domains?.information, 4) },
-      { title: "… shuffled", cell: (l) => fixed(of(l).domains?.baseline?.mean, 4) }] : []),
+    ...(DATA.domains?.length > 1
+      ? [
+          { title: "Domain information (bits)", cell: (l) => fixed(of(l).domains?.information, 4) },
+          { title: "… shuffled", cell: (l) => fixed(of(l).domains?.baseline?.mean, 4) },
+        ]
+      : []),
     { title: "Kind-of-token information (bits)", cell: (l) => fixed(of(l).classes?.information, 3) },
-    ...[["input", "Tokens read"], ["predicted", "Tokens predicted"], ["target", "Tokens that follow"]].map(([key, title]) =>
-      ({ title, cell: (l) => percent(of(l).vocabulary?.concentration?.[key], 0) })),
-    { title: "… busiest expert", cell: (l) => percent(of(l).vocabulary?.even, 0) }]);
+    ...[
+      ["input", "Tokens read"],
+      ["predicted", "Tokens predicted"],
+      ["target", "Tokens that follow"],
+    ].map(([key, title]) => ({ title, cell: (l) => percent(of(l).vocabulary?.concentration?.[key], 0) })),
+    { title: "… busiest expert", cell: (l) => percent(of(l).vocabulary?.even, 0) },
+  ]);
 }
 
 const marginRange = (quantiles) => (quantiles ? `${fixed(quantiles["10"], 3)} to ${fixed(quantiles["90"], 3)}` : "–");
@@ -87,14 +121,24 @@ const marginRange = (quantiles) => (quantiles ? `${fixed(quantiles["10"], 3)} to
 function drawLoad() {
   const load = (layer, expert) => DATA.layers[layer].load.share[expert] * E;
   const top = largest(L, E, load);
-  find("load-finding", `${layerName(top.row)}, expert ${top.column} is the busiest of all: ${times(top.value)} the even share of ${percent(1 / E)}.`);
-  draw("load", [], () => [heatmap({
-    name: "Load by layer and expert", corner: "Expert", rows: range(L).map(layerName), columns: range(E).map(badge),
-    value: (l, e) => (load(l, e) === 0 ? null : onScale(load(l, e))),
-    label: (l, e) => (load(l, e) === 0 ? "✕" : fixed(load(l, e))),
-    tip: (l, e) => `${layerName(l)}, ${expertTitle(l, e)}\n${load(l, e) === 0 ? "dead: no token reaches it" : `${percent(load(l, e) / E)} of the work, ${times(load(l, e))} the even share`}`,
-    owner: (l, e) => [l, e],
-  }), ratioKey("the even share")]);
+  find(
+    "load-finding",
+    `${layerName(top.row)}, expert ${top.column} is the busiest of all: ${times(top.value)} the even share of ${percent(1 / E)}.`,
+  );
+  draw("load", [], () => [
+    heatmap({
+      name: "Load by layer and expert",
+      corner: "Expert",
+      rows: range(L).map(layerName),
+      columns: range(E).map(badge),
+      value: (l, e) => (load(l, e) === 0 ? null : onScale(load(l, e))),
+      label: (l, e) => (load(l, e) === 0 ? "✕" : fixed(load(l, e))),
+      tip: (l, e) =>
+        `${layerName(l)}, ${expertTitle(l, e)}\n${load(l, e) === 0 ? "dead: no token reaches it" : `${percent(load(l, e) / E)} of the work, ${times(load(l, e))} the even share`}`,
+      owner: (l, e) => [l, e],
+    }),
+    ratioKey("the even share"),
+  ]);
   drawLoadOverTraining();
 }
 
@@ -112,14 +156,24 @@ function drawLoadOverTraining() {
     const load = (e, i) => routing.load[kept[i]][state.layer][e] * E;
     const last = kept.length - 1;
     const every = Math.ceil(kept.length / Math.max(2, Math.floor(width / 110)));
-    return [heatmap({
-      name: `Load over training, ${layerName(state.layer)}`, corner: "Step", rows: chips(state.layer),
-      columns: kept.map((at, i) => ((i % every === 0 && i <= last - every / 2) || i === last ? el("span", { class: "step" }, count(routing.step[at])) : "")),
-      value: (e, i) => (load(e, i) === 0 ? null : onScale(load(e, i))),
-      label: (e, i) => fixed(load(e, i), 1),
-      tip: (e, i) => `step ${count(routing.step[kept[i]])}, expert ${e}: ${percent(load(e, i) / E)} of the work, ${times(load(e, i))} the even share`,
-      owner: (e) => [state.layer, e],
-    }), ratioKey("the even share")];
+    return [
+      heatmap({
+        name: `Load over training, ${layerName(state.layer)}`,
+        corner: "Step",
+        rows: chips(state.layer),
+        columns: kept.map((at, i) =>
+          (i % every === 0 && i <= last - every / 2) || i === last
+            ? el("span", { class: "step" }, count(routing.step[at]))
+            : "",
+        ),
+        value: (e, i) => (load(e, i) === 0 ? null : onScale(load(e, i))),
+        label: (e, i) => fixed(load(e, i), 1),
+        tip: (e, i) =>
+          `step ${count(routing.step[kept[i]])}, expert ${e}: ${percent(load(e, i) / E)} of the work, ${times(load(e, i))} the even share`,
+        owner: (e) => [state.layer, e],
+      }),
+      ratioKey("the even share"),
+    ];
   });
 }
 
@@ -127,45 +181,86 @@ function drawLoadOverTraining() {
 
 /** Heatmap of groups of tokens by expert: each group's share against the even one. */
 function groupHeatmap(name, groups, share) {
-  return [heatmap({
-    name, rows: groups.map((group) => group.name), columns: chips(state.layer), corner: "Expert",
-    value: (g, e) => (groups[g].tokens ? onScale(share[g][e] / even) : null),
-    label: (g, e) => (groups[g].tokens ? percent(share[g][e], 0) : "–"),
-    tip: (g, e) => `${groups[g].name}, expert ${e}: ${percent(share[g][e])} of ${count(groups[g].tokens)} tokens, ${times(share[g][e] / even)} the even share`,
-    owner: (_, e) => [state.layer, e],
-  }), ratioKey(`the even share, ${percent(even)}`)];
+  return [
+    heatmap({
+      name,
+      rows: groups.map((group) => group.name),
+      columns: chips(state.layer),
+      corner: "Expert",
+      value: (g, e) => (groups[g].tokens ? onScale(share[g][e] / even) : null),
+      label: (g, e) => (groups[g].tokens ? percent(share[g][e], 0) : "–"),
+      tip: (g, e) =>
+        `${groups[g].name}, expert ${e}: ${percent(share[g][e])} of ${count(groups[g].tokens)} tokens, ${times(share[g][e] / even)} the even share`,
+      owner: (_, e) => [state.layer, e],
+    }),
+    ratioKey(`the even share, ${percent(even)}`),
+  ];
 }
 
 function drawDomains() {
   if (!(DATA.domains?.length > 1)) return hide("domains-section");
-  draw("domains", ["layer"], () => groupHeatmap(`Domains by expert, ${layerName(state.layer)}`, DATA.domains, current().domains.share));
+  draw("domains", ["layer"], () =>
+    groupHeatmap(`Domains by expert, ${layerName(state.layer)}`, DATA.domains, current().domains.share),
+  );
   follow(["layer"], () => {
     const { information, baseline, z } = current().domains;
     if (missing(information) || !baseline) return find("domains-finding");
     const verdict = z > 3 ? "more than chance" : "no more than chance";
-    find("domains-finding", `${layerName(state.layer)}: a token’s domain tells ${fixed(information, 4)} bits about its expert, ${verdict}: `
-      + `${count(baseline.permutations)} shuffles of ${baseline.unit} gave ${fixed(baseline.mean, 4)} on average and ${fixed(baseline.largest, 4)} at most.`);
+    find(
+      "domains-finding",
+      `${layerName(state.layer)}: a token’s domain tells ${fixed(information, 4)} bits about its expert, ${verdict}: ` +
+        `${count(baseline.permutations)} shuffles of ${baseline.unit} gave ${fixed(baseline.mean, 4)} on average and ${fixed(baseline.largest, 4)} at most.`,
+    );
   });
 }
 
 function drawClasses() {
   if (!DATA.classes?.length) return hide("classes-section");
-  draw("classes", ["layer"], () => groupHeatmap(`Kinds of token by expert, ${layerName(state.layer)}`, DATA.classes, current().classes.input));
+  draw("classes", ["layer"], () =>
+    groupHeatmap(`Kinds of token by expert, ${layerName(state.layer)}`, DATA.classes, current().classes.input),
+  );
   follow(["layer"], () => {
     const share = current().classes.input;
     const top = largest(DATA.classes.length, E, (c, e) => (DATA.classes[c].tokens >= 30 ? share[c][e] : null));
-    find("classes-finding", top.row === undefined ? "" : `${layerName(state.layer)}: expert ${top.column} serves ${percent(top.value, 0)} of ${DATA.classes[top.row].name}; the even share is ${percent(even, 0)}.`);
+    find(
+      "classes-finding",
+      top.row === undefined
+        ? ""
+        : `${layerName(state.layer)}: expert ${top.column} serves ${percent(top.value, 0)} of ${DATA.classes[top.row].name}; the even share is ${percent(even, 0)}.`,
+    );
   });
-  byId("class-definitions").append(...DATA.classes.filter((c) => c.examples?.length).flatMap((c) => [
-    el("dt", {}, c.name), el("dd", {}, "such as ", c.examples.map((text, i) => [i ? " " : "", el("code", {}, visible(text))]))]));
+  byId("class-definitions").append(
+    ...DATA.classes
+      .filter((c) => c.examples?.length)
+      .flatMap((c) => [
+        el("dt", {}, c.name),
+        el(
+          "dd",
+          {},
+          "such as ",
+          c.examples.map((text, i) => [i ? " " : "", el("code", {}, visible(text))]),
+        ),
+      ]),
+  );
 }
 
 // ---- Where the loss is
 
 function drawCompute() {
-  const classes = (DATA.classes ?? []).map((c, i) => ({ name: c.name, tokens: c.targets, loss: c.loss, share: (l) => DATA.layers[l].classes.target[i] }));
-  const domains = (DATA.domains?.length > 1 ? DATA.domains : []).map((d, i) => ({ ...d, name: `all in ${d.name}`, share: (l) => DATA.layers[l].domains.share[i] }));
-  const groups = [classes, domains].map((part) => part.filter((g) => g.tokens > 0 && !missing(g.loss)).sort((a, b) => b.loss - a.loss)).flat();
+  const classes = (DATA.classes ?? []).map((c, i) => ({
+    name: c.name,
+    tokens: c.targets,
+    loss: c.loss,
+    share: (l) => DATA.layers[l].classes.target[i],
+  }));
+  const domains = (DATA.domains?.length > 1 ? DATA.domains : []).map((d, i) => ({
+    ...d,
+    name: `all in ${d.name}`,
+    share: (l) => DATA.layers[l].domains.share[i],
+  }));
+  const groups = [classes, domains]
+    .map((part) => part.filter((g) => g.tokens > 0 && !missing(g.loss)).sort((a, b) => b.loss - a.loss))
+    .flat();
   if (!groups.length) return hide("compute-section");
   const most = Math.max(...groups.map((g) => g.loss));
   const total = sum(classes.map((g) => (g.tokens ? g.tokens * g.loss : 0)));
@@ -175,8 +270,18 @@ function drawCompute() {
     { title: "", number: false, cell: (g) => bar(g.loss / most, DATA.text.loss / most) },
     { title: "Loss (nats)", cell: (g) => fixed(g.loss) },
     { title: "Share of all loss", cell: (g) => percent((g.loss * g.tokens) / (total || 1)) },
-    { title: "Served most by", number: false, cell: (g) => el("span", { class: "row-chips" },
-      descending(g.share(state.layer)).slice(0, 3).map((e) => [chip(state.layer, e), el("small", {}, percent(g.share(state.layer)[e], 0))])) },
+    {
+      title: "Served most by",
+      number: false,
+      cell: (g) =>
+        el(
+          "span",
+          { class: "row-chips" },
+          descending(g.share(state.layer))
+            .slice(0, 3)
+            .map((e) => [chip(state.layer, e), el("small", {}, percent(g.share(state.layer)[e], 0))]),
+        ),
+    },
   ];
   draw("compute", ["layer"], () => table("Loss by kind of token and by domain", columns, groups));
 }
@@ -189,129 +294,29 @@ function drawCoactivation() {
   const expected = (i, j) => ((K - 1) * load(j)) / (1 - load(i));
   const share = (i, j) => current().coactivation[i][j];
   const lift = (i, j) => (i === j || !load(i) || !load(j) ? null : share(i, j) / expected(i, j));
-  draw("coactivation", ["layer"], () => [heatmap({
-    name: `Co-activation, ${layerName(state.layer)}`, corner: "with →", rows: chips(state.layer), columns: chips(state.layer),
-    value: (i, j) => onScale(lift(i, j)), label: (i, j) => (i === j ? "" : percent(share(i, j), 0)),
-    tip: (i, j) => (i === j ? `expert ${i}` : `Expert ${j} also serves ${percent(share(i, j))} of expert ${i}’s tokens, ${times(lift(i, j))} of what the loads suggest`),
-    owner: (i) => [state.layer, i],
-  }), ratioKey("as the loads suggest")]);
+  draw("coactivation", ["layer"], () => [
+    heatmap({
+      name: `Co-activation, ${layerName(state.layer)}`,
+      corner: "with →",
+      rows: chips(state.layer),
+      columns: chips(state.layer),
+      value: (i, j) => onScale(lift(i, j)),
+      label: (i, j) => (i === j ? "" : percent(share(i, j), 0)),
+      tip: (i, j) =>
+        i === j
+          ? `expert ${i}`
+          : `Expert ${j} also serves ${percent(share(i, j))} of expert ${i}’s tokens, ${times(lift(i, j))} of what the loads suggest`,
+      owner: (i) => [state.layer, i],
+    }),
+    ratioKey("as the loads suggest"),
+  ]);
   follow(["layer"], () => {
     const top = largest(E, E, (i, j) => (load(i) > 0.2 / E && load(j) > 0.2 / E ? lift(i, j) : null));
-    find("coactivation-finding", top.row === undefined ? "" : `${layerName(state.layer)}: experts ${top.row} and ${top.column} are the closest pair, together on ${percent(share(top.row, top.column), 0)} of expert ${top.row}’s tokens, ${times(top.value, 1)} of what the loads suggest.`);
+    find(
+      "coactivation-finding",
+      top.row === undefined
+        ? ""
+        : `${layerName(state.layer)}: experts ${top.row} and ${top.column} are the closest pair, together on ${percent(share(top.row, top.column), 0)} of expert ${top.row}’s tokens, ${times(top.value, 1)} of what the loads suggest.`,
+    );
   });
-}
-
-// ---- Importance
-
-function drawImportance() {
-  if (!DATA.layers.some((l) => l.importance)) return hide("importance-section");
-  draw("importance", ["layer"], importancePlot);
-  follow(["layer"], () => find("importance-finding", importanceFinding(current().importance)));
-  if (!(DATA.domains?.length > 1) || !DATA.layers.every((l) => l.importance?.knockout)) return hide("importance-domains-part");
-  draw("importance-domains", ["layer"], () => {
-    const rise = current().importance.knockout.renormalised.by_domain;
-    const most = Math.max(...rise.flat().map((x) => Math.abs(x ?? 0)), 1e-9);
-    return [heatmap({
-      name: `Importance by domain, ${layerName(state.layer)}`, corner: "Expert", rows: DATA.domains.map((d) => d.name), columns: chips(state.layer),
-      value: (d, e) => (missing(rise[d][e]) ? null : rise[d][e] / most), label: (d, e) => signed(rise[d][e]).replace(/^([+−])0/, "$1"),
-      tip: (d, e) => `${DATA.domains[d].name} without expert ${e}: ${signed(rise[d][e], 4)} nats a token`,
-      owner: (_, e) => [state.layer, e],
-    }), scaleKey([[`${signed(-most)}, better without it`, -1], ["no change", 0], [`${signed(most)} nats`, 1]])];
-  });
-}
-
-function importanceFinding({ knockout, agreement }) {
-  if (!knockout) return "REAP scores alone; with --knockout, inspect also switches every expert off in turn.";
-  const rises = knockout.renormalised.delta;
-  const order = descending(rises);
-  const alike = agreement?.reap_renormalised;
-  return `${layerName(state.layer)}: losing expert ${order[0]} costs most, ${signed(rises[order[0]])} nats a token; the median expert costs ${signed(rises[order[Math.floor(E / 2)]])}.`
-    + (missing(alike) ? "" : ` REAP ranks them ${alike > 0.7 ? "much the same" : alike > 0.3 ? "somewhat alike" : "differently"}: agreement ${fixed(alike)}.`);
-}
-
-/** A row for each expert, the most important first. */
-function importancePlot(width) {
-  const { knockout, reap } = current().importance;
-  const main = knockout?.renormalised.delta ?? reap.map((x) => x ?? 0);
-  const error = knockout?.renormalised.standard_error;
-  const zeroed = knockout?.zeroed.delta;
-  const row = E <= 16 ? 26 : 16;
-  const box = { left: 44, right: width - (knockout ? 92 : 16), top: 40, bottom: 40 + row * E };
-  const [low, high] = [Math.min(0, ...main, ...(zeroed ?? [])), Math.max(0, ...main, ...(zeroed ?? []))];
-  const px = (v) => box.left + 8 + ((v - low) / (high - low || 1)) * (box.right - box.left - 16);
-  const lines = ticks(low, high, Math.max(2, (box.right - box.left) / 110));
-  const digits = Math.max(...lines.map((t) => (String(t).split(".")[1] ?? "").length));
-  const reapOrder = descending(reap.map((x) => x ?? -1));
-  const rows = descending(main).map((e, at) => {
-    const y = box.top + row * (at + 0.5);
-    const said = [expertTitle(state.layer, e), knockout && `its tokens to others: ${signed(main[e], 4)} ± ${fixed(error?.[e], 4)} nats`,
-      knockout && `its output zeroed: ${signed(zeroed[e], 4)} nats`, `REAP ${fixed(reap[e], 3)}`].filter(Boolean).join("\n");
-    return svg("g", { class: `e${e}`, "data-tip": said },
-      svg("rect", { x: 0, y: y - row / 2, width, height: row, fill: "transparent" }),
-      svg("rect", { class: "node", x: 4, y: y - Math.min(9, row / 2 - 1), width: 28, height: Math.min(18, row - 2), rx: 3, "data-layer": state.layer, "data-expert": e }),
-      svg("text", { class: "node-name", x: 18, y, dy: "0.35em", "text-anchor": "middle", "font-size": row < 20 ? 10 : 12 }, String(e)),
-      svg("line", { class: "stem", x1: px(0), x2: px(main[e]), y1: y, y2: y }),
-      error ? svg("line", { class: "error", x1: px(Math.max(low, main[e] - 2 * error[e])), x2: px(Math.min(high, main[e] + 2 * error[e])), y1: y, y2: y }) : null,
-      zeroed ? svg("circle", { class: "ring", cx: px(zeroed[e]), cy: y, r: row < 20 ? 3.5 : 5 }) : null,
-      svg("circle", { class: "solid", cx: px(main[e]), cy: y, r: row < 20 ? 4 : 5.5 }),
-      knockout ? svg("text", { class: "tick", x: width, y, dy: "0.35em", "text-anchor": "end" }, `${fixed(reap[e])} · #${reapOrder.indexOf(e) + 1}`) : null);
-  });
-  return svg("svg", { class: "chart", viewBox: `0 0 ${width} ${box.bottom + 8}`, role: "img", "aria-label": "Importance of each expert, the most important first" },
-    svg("text", { class: "axis", x: box.left, y: 12 }, knockout ? "rise of the loss, nats a token" : "REAP"),
-    knockout ? svg("text", { class: "axis", x: width, y: 12, "text-anchor": "end" }, "REAP · rank") : null,
-    lines.map((t) => [svg("line", { class: t === 0 ? "zero" : "rule", x1: px(t), x2: px(t), y1: box.top - 4, y2: box.bottom }),
-      svg("text", { class: "tick", x: px(t), y: box.top - 10, "text-anchor": "middle" }, fixed(t, digits))]),
-    rows);
-}
-
-// ---- Training and saturation
-
-const zip = (part, key) => (part?.step ?? []).map((step, i) => [step, part[key]?.[i]]);
-
-function drawTraining() {
-  const training = DATA.training;
-  if (!(training?.train?.step?.length > 1)) return hide("training-section");
-  const ngram = training.ngram_bits_per_byte;
-  const steps = training.train.step;
-  draw("training", [], (width) => lineChart({
-    name: "Bits per byte over training", x: "step", y: "bits per byte", width, height: Math.min(340, 200 + width / 6), labels: width < 500 ? 78 : 110,
-    series: [{ name: "training", class: "faint", points: zip(training.train, "bits_per_byte") },
-      { name: "validation", class: "main", dots: true, points: zip(training.val, "bits_per_byte") },
-      { name: "n-gram", class: "base", points: missing(ngram) ? [] : [[steps[0], ngram], [steps.at(-1), ngram]] }],
-  }));
-  const validation = (training.val?.bits_per_byte ?? []).filter((x) => !missing(x));
-  if (validation.length && !missing(ngram)) {
-    const best = Math.min(...validation);
-    find("training-finding", best < ngram
-      ? `At its best the network is ${percent(1 - best / ngram)} below the n-gram baseline: ${fixed(best, 3)} against ${fixed(ngram, 3)} bits per byte.`
-      : `The network has not passed the n-gram baseline: ${fixed(best, 3)} at best, against ${fixed(ngram, 3)} bits per byte.`);
-  }
-  drawRouterTraining(training);
-}
-
-function drawRouterTraining({ train, routing }) {
-  if (!(routing?.entropy?.length > 1) || L === 0) return hide("router-training-part");
-  draw("router-training", ["layer"], (width) => {
-    const half = width < 800 ? width : (width - 24) / 2;
-    return [el("div", {}, lineChart({ name: "Router entropy over training", x: "step", y: "router entropy, nats", width: half, height: 240, labels: 62,
-      series: range(L).map((l) => ({ name: layerName(l), class: layerClass(l), points: routing.step.map((step, i) => [step, routing.entropy[i]?.[l]]) })) })),
-    el("div", {}, lineChart({ name: "Balance loss over training", x: "step", y: "balance loss (1 is even)", width: half, height: 240, labels: 62,
-      series: [{ name: "balance", class: "main", points: zip(train, "balance_loss") }] }))];
-  });
-}
-
-/** Four layers have a colour and a dash each; of more, the chosen one stands out. */
-const layerClass = (layer) => (L <= 4 ? `l${layer}` : layer === state.layer ? "main" : "faint");
-
-function drawSaturation() {
-  const saturation = DATA.saturation;
-  if (!saturation?.checkpoints?.length) return hide("saturation-section");
-  const { checkpoints, reference_step: last } = saturation;
-  draw("saturation", ["layer"], (width) => lineChart({
-    name: "Saturation", x: "step", y: `choices shared with step ${count(last)}`, width, height: 300, labels: width < 500 ? 66 : 90, yLow: 0, yHigh: 1, format: (v) => percent(v),
-    series: [...range(L).map((l) => ({ name: layerName(l), class: layerClass(l), dots: true, points: [...checkpoints.map((c) => [c.step, c.all[l]]), [last, 1]] })),
-      { name: "chance", class: "level", points: [[checkpoints[0].step, even], [last, even]] }],
-  }));
-  const first = checkpoints[0];
-  find("saturation-finding", `At step ${count(first.step)} the routers already made ${range(L).map((l) => percent(first.all[l], 0)).join(", ")} of the choices of step ${count(last)} (layer${L > 1 ? "s" : ""} ${DATA.layers.map((l) => l.layer).join(", ")}).`);
 }

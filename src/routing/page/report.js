@@ -1,4 +1,4 @@
-// Part 7 of 7: the head of the page, the choices that hold for all figures, theme and keyboard. Runs last.
+// Part 9 of 9: the head of the page, the choices that hold for all figures, theme and keyboard. Runs last.
 
 // ---- Head
 
@@ -16,10 +16,17 @@ function drawHead() {
     L ? [`${K} of ${E}`, "experts for each token"] : null,
     [short(model.active_parameters), `of ${short(model.parameters)} parameters active`],
   ];
-  byId("figures").append(...figures.filter(Boolean).map(([value, name]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
-  byId("facts").append(...(DATA.facts ?? []).map((fact) => el("li", {}, el("span", {}, fact.text + (/[.!?]$/.test(fact.text) ? "" : "."), showFact(fact)))));
+  byId("figures").append(
+    ...figures.filter(Boolean).map(([value, name]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
+  );
+  byId("facts").append(
+    ...(DATA.facts ?? []).map((fact) =>
+      el("li", {}, el("span", {}, fact.text + (/[.!?]$/.test(fact.text) ? "" : "."), showFact(fact))),
+    ),
+  );
   byId("facts-part").hidden = !DATA.facts?.length;
-  byId("footer").textContent = `tinymoe ${run.version ?? ""} · ${run.checkpoint ?? run.name}${missing(run.seed) ? "" : ` · seed ${run.seed}`}`;
+  byId("footer").textContent =
+    `tinymoe ${run.version ?? ""} · ${run.checkpoint ?? run.name}${missing(run.seed) ? "" : ` · seed ${run.seed}`}`;
 }
 
 /** A large number to three digits: 2.56 M. */
@@ -35,7 +42,9 @@ function describeModel() {
   return [
     `${model.model_type ? `A ${model.model_type} with` : "With"} ${model.layers} layers of ${model.hidden_size} channels`,
     L && L < model.layers ? `, ${L} of them with experts` : "",
-    L ? `, ${E} experts of width ${model.expert_width} in each${model.shared_experts ? ` beside ${model.shared_experts} shared` : ""}` : "",
+    L
+      ? `, ${E} experts of width ${model.expert_width} in each${model.shared_experts ? ` beside ${model.shared_experts} shared` : ""}`
+      : "",
     L && model.router?.scoring ? `; ${model.router.scoring} router${balance ? `, ${balance}` : ""}` : "",
     missing(run.step) ? "." : `. At step ${count(run.step)}.`,
   ].join("");
@@ -43,8 +52,13 @@ function describeModel() {
 
 /** Where the evidence for a kind of fact stands. */
 const EVIDENCE = {
-  domain: "domains-section", load: "load-section", repetition: "layers-section", transition: "flow-section",
-  importance: "importance-section", saturation: "saturation-section", coactivation: "coactivation-section",
+  domain: "domains-section",
+  load: "load-section",
+  repetition: "layers-section",
+  transition: "flow-section",
+  importance: "importance-section",
+  saturation: "saturation-section",
+  coactivation: "coactivation-section",
 };
 
 /** A button that leads from a fact to its evidence: a figure, or the text with the expert highlighted. */
@@ -55,7 +69,11 @@ function showFact({ measure, layer, expert }) {
     choose({ layer, expert: expert ?? null });
     byId(section).scrollIntoView();
   };
-  return el("button", { type: "button", class: "link", onclick: show }, section === "text-section" ? "show in the text" : "show");
+  return el(
+    "button",
+    { type: "button", class: "link", onclick: show },
+    section === "text-section" ? "show in the text" : "show",
+  );
 }
 
 /** Links to the sections that there are. */
@@ -67,9 +85,23 @@ function drawContents() {
 /** Every figure, in the order of the page. */
 function drawFigures() {
   if (L > 0) {
-    for (const figure of [startText, drawLayers, drawLoad, drawDomains, drawClasses, drawCompute, drawFlow, drawCoactivation, drawImportance, drawSaturation, drawCards]) figure();
+    for (const figure of [
+      startText,
+      drawLayers,
+      drawLoad,
+      drawDomains,
+      drawClasses,
+      drawCompute,
+      drawFlow,
+      drawCoactivation,
+      drawImportance,
+      drawSaturation,
+      drawCards,
+    ])
+      figure();
   } else {
-    for (const section of document.querySelectorAll("main > section, #bar")) section.hidden = section.id !== "training-section";
+    for (const section of document.querySelectorAll("main > section, #bar"))
+      section.hidden = section.id !== "training-section";
   }
   drawTraining();
   drawComparisons();
@@ -79,8 +111,19 @@ function drawFigures() {
 
 /** Fills a fieldset with one radio button an option: the browser brings the arrow keys. */
 function segments(id, names, key) {
-  const options = names.map((name, i) => el("label", {},
-    el("input", { type: "radio", name: key, value: i, onchange: () => choose({ [key]: i, ...(key === "layer" ? { expert: null } : {}) }) }), name));
+  const options = names.map((name, i) =>
+    el(
+      "label",
+      {},
+      el("input", {
+        type: "radio",
+        name: key,
+        value: i,
+        onchange: () => choose({ [key]: i, ...(key === "layer" ? { expert: null } : {}) }),
+      }),
+      name,
+    ),
+  );
   byId(id).append(el("div", { class: "options" }, options));
   byId(id).hidden = names.length < 2;
   follow([key], () => (options[state[key]].querySelector("input").checked = true));
@@ -88,8 +131,22 @@ function segments(id, names, key) {
 
 /** Says which expert is highlighted, and marks it in every figure. */
 function showChosen() {
-  const words = state.expert === null ? [el("span", { class: "none" }, "no expert highlighted")] : [badge(state.expert), el("a", { href: `#card-${state.expert}`, class: "title" }, `${layerName(state.layer)}, ${expertTitle(state.layer, state.expert)}`),
-    el("button", { type: "button", class: "link", id: "clear", onclick: () => choose({ expert: null }) }, "clear")];
+  const words =
+    state.expert === null
+      ? [el("span", { class: "none" }, "no expert highlighted")]
+      : [
+          badge(state.expert),
+          el(
+            "a",
+            { href: `#card-${state.expert}`, class: "title" },
+            `${layerName(state.layer)}, ${expertTitle(state.layer, state.expert)}`,
+          ),
+          el(
+            "button",
+            { type: "button", class: "link", id: "clear", onclick: () => choose({ expert: null }) },
+            "clear",
+          ),
+        ];
   byId("chosen").replaceChildren(...words);
 }
 
@@ -104,17 +161,24 @@ function markChosen() {
 
 function startTheme() {
   const root = document.documentElement;
-  const dark = () => (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  const dark = () =>
+    (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   const name = () => (byId("theme").querySelector("span").textContent = dark() ? "Light" : "Dark");
   try {
     const kept = localStorage.getItem("tinymoe-theme");
     if (kept === "dark" || kept === "light") root.dataset.theme = kept;
-  } catch { /* A browser may refuse storage to files: the choice then lasts as long as the page. */ }
+  } catch {
+    /* A browser may refuse storage to files: the choice then lasts as long as the page. */
+  }
   byId("theme").setAttribute("aria-label", "Switch between light and dark");
   byId("theme").addEventListener("click", () => {
     root.dataset.theme = dark() ? "light" : "dark";
     name();
-    try { localStorage.setItem("tinymoe-theme", root.dataset.theme); } catch { /* as above */ }
+    try {
+      localStorage.setItem("tinymoe-theme", root.dataset.theme);
+    } catch {
+      /* as above */
+    }
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", name);
   name();
@@ -139,8 +203,16 @@ function start() {
   followTips();
   drawHead();
   measureRoom();
-  segments("layer-choice", DATA.layers.map(({ layer }) => String(layer)), "layer");
-  segments("rank-choice", range(K).map((rank) => String(rank + 1)), "rank");
+  segments(
+    "layer-choice",
+    DATA.layers.map(({ layer }) => String(layer)),
+    "layer",
+  );
+  segments(
+    "rank-choice",
+    range(K).map((rank) => String(rank + 1)),
+    "rank",
+  );
   drawFigures();
   drawContents();
   follow(["layer", "expert"], showChosen);

@@ -1,4 +1,4 @@
-// Part 3 of 7: the text coloured by expert, and beside it the panel that tells everything about one token.
+// Part 3 of 9: the text coloured by expert, and beside it the panel that tells everything about one token.
 //
 // A token is a span; its number is its place in `reader.spans`. Colours are classes, so that a new layer or rank
 // repaints thousands of tokens without building them anew, and one listener on the text serves them all.
@@ -56,11 +56,18 @@ function paintText() {
     served += rank >= 0;
   });
   const total = reader.spans.length;
-  byId("text-finding").replaceChildren(...(state.expert === null
-    ? [`${layerName(state.layer)}, choice ${state.rank + 1} of ${K}: ${count(total)} tokens, each in the colour of its expert.`]
-    : [badge(state.expert), ` ${expertName(state.layer, state.expert)} serves `,
-      el("strong", { id: "served", "data-count": served }, count(served)),
-      ` of these ${count(total)} tokens (${percent(served / total)})${K > 1 ? `, as any of the ${K} choices` : ""}.`]));
+  byId("text-finding").replaceChildren(
+    ...(state.expert === null
+      ? [
+          `${layerName(state.layer)}, choice ${state.rank + 1} of ${K}: ${count(total)} tokens, each in the colour of its expert.`,
+        ]
+      : [
+          badge(state.expert),
+          ` ${expertName(state.layer, state.expert)} serves `,
+          el("strong", { id: "served", "data-count": served }, count(served)),
+          ` of these ${count(total)} tokens (${percent(served / total)})${K > 1 ? `, as any of the ${K} choices` : ""}.`,
+        ]),
+  );
 }
 
 /** The colour key: the experts' numbers, with what each stands out for. */
@@ -84,7 +91,9 @@ function drawTextKey() {
 function showToken(n) {
   const panel = byId("token");
   if (n === null) {
-    panel.replaceChildren(el("p", { class: "hint" }, "Point at a token, or move through the text with the arrow keys."));
+    panel.replaceChildren(
+      el("p", { class: "hint" }, "Point at a token, or move through the text with the arrow keys."),
+    );
     return;
   }
   const text = currentText();
@@ -92,15 +101,43 @@ function showToken(n) {
   const likeliest = text.expected?.[n];
   panel.replaceChildren(
     el("p", { class: "token-text" }, visible(text.tokens[n])),
-    el("p", { class: "token-facts" }, `token ${count(n + 1)} of ${count(text.tokens.length)}${kind ? `, ${kind}` : ""}`, el("br"), probabilityWords(text, n),
-      missing(likeliest) ? null : [el("br"), "likeliest here: ", el("code", {}, visible(likeliest))]),
-    el("table", { class: "choices" }, el("tbody", {}, range(L).map((layer) => {
-      const gates = gatesOf(text, n, layer);
-      return el("tr", { class: layer === state.layer ? "current" : "" },
-        el("th", { scope: "row" }, layerName(layer)),
-        el("td", {}, expertsOf(text, n, layer).map((expert, rank) =>
-          el("span", { class: "choice" }, chip(layer, expert), el("span", { class: "gate" }, fixed(gates[rank], 2))))));
-    }))));
+    el(
+      "p",
+      { class: "token-facts" },
+      `token ${count(n + 1)} of ${count(text.tokens.length)}${kind ? `, ${kind}` : ""}`,
+      el("br"),
+      probabilityWords(text, n),
+      missing(likeliest) ? null : [el("br"), "likeliest here: ", el("code", {}, visible(likeliest))],
+    ),
+    el(
+      "table",
+      { class: "choices" },
+      el(
+        "tbody",
+        {},
+        range(L).map((layer) => {
+          const gates = gatesOf(text, n, layer);
+          return el(
+            "tr",
+            { class: layer === state.layer ? "current" : "" },
+            el("th", { scope: "row" }, layerName(layer)),
+            el(
+              "td",
+              {},
+              expertsOf(text, n, layer).map((expert, rank) =>
+                el(
+                  "span",
+                  { class: "choice" },
+                  chip(layer, expert),
+                  el("span", { class: "gate" }, fixed(gates[rank], 2)),
+                ),
+              ),
+            ),
+          );
+        }),
+      ),
+    ),
+  );
 }
 
 function probabilityWords(text, n) {
@@ -145,7 +182,11 @@ function onNextLine(direction) {
     const box = reader.spans[n].getClientRects()[0];
     if (!box || Math.abs(box.top - here.top) < 4) continue;
     if (line !== null && Math.abs(box.top - line) >= 4) break;
-    if (line === null || Math.abs(box.left - here.left) < Math.abs(reader.spans[best].getBoundingClientRect().left - here.left)) best = n;
+    if (
+      line === null ||
+      Math.abs(box.left - here.left) < Math.abs(reader.spans[best].getBoundingClientRect().left - here.left)
+    )
+      best = n;
     line = box.top;
   }
   return best;
@@ -174,8 +215,12 @@ function startText() {
   });
   text.addEventListener("keydown", (event) => {
     const target = {
-      ArrowLeft: () => reader.at - 1, ArrowRight: () => reader.at + 1, Home: () => 0, End: () => reader.spans.length - 1,
-      ArrowUp: () => onNextLine(-1), ArrowDown: () => onNextLine(1),
+      ArrowLeft: () => reader.at - 1,
+      ArrowRight: () => reader.at + 1,
+      Home: () => 0,
+      End: () => reader.spans.length - 1,
+      ArrowUp: () => onNextLine(-1),
+      ArrowDown: () => onNextLine(1),
     }[event.key];
     if (target) {
       event.preventDefault();
@@ -185,10 +230,17 @@ function startText() {
       chooseTokensExpert(reader.at);
     }
   });
-  byId("text-choice").append(...DATA.texts.map((item, i) => el("option", { value: i }, item.domain && item.domain !== item.name ? `${item.domain}: ${item.name}` : item.name)));
+  byId("text-choice").append(
+    ...DATA.texts.map((item, i) =>
+      el("option", { value: i }, item.domain && item.domain !== item.name ? `${item.domain}: ${item.name}` : item.name),
+    ),
+  );
   byId("text-choice").addEventListener("change", (event) => choose({ text: Number(event.target.value) }));
+  // Eight colours tell experts apart for every eye; more do not.
+  byId("numbers").checked = E > 8;
   const number = () => text.classList.toggle("numbered", byId("numbers").checked);
   byId("numbers").addEventListener("change", number);
+  number();
   // Paper may have no colour.
   addEventListener("beforeprint", () => text.classList.add("numbered"));
   addEventListener("afterprint", number);
