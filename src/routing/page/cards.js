@@ -30,7 +30,7 @@ function card(expert) {
         el(
           "small",
           {},
-          load === 0 ? "dead: no token reaches it" : `${percent(load)} of the work, ${times(load * E)} the even share`,
+          load === 0 ? "dead: no token reaches it" : `${percent(load)} of the work, ${times(load * E)} even`,
         ),
       ),
     ),
@@ -93,19 +93,17 @@ function words(title, tokens) {
     el(
       "div",
       { class: "words" },
-      tokens
-        .slice(0, 8)
-        .map((token) =>
-          el(
-            "span",
-            {
-              "data-tip": `${count(token.served)} of ${count(token.count)} come here, ${times(token.lift)} as often as the average token`,
-            },
-            el("code", {}, visible(token.text)),
-            " ",
-            el("small", {}, times(token.lift, 1)),
-          ),
+      tokens.slice(0, 8).map((token) =>
+        el(
+          "span",
+          {
+            "data-tip": `${count(token.served)} of ${count(token.count)} come here, ${times(token.lift)} as often as the average token`,
+          },
+          el("code", {}, visible(token.text)),
+          " ",
+          el("small", {}, times(token.lift, 1)),
         ),
+      ),
     ),
   ];
 }

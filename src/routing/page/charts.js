@@ -107,7 +107,7 @@ function heatmap({ name, rows, columns, value, label, tip, owner, corner = "" })
   };
   const cells = rows.map((_, row) => columns.map((_, column) => cell(row, column)));
   const head = (content, scope) => el("th", { scope }, content);
-  const form = `heat${dense ? " dense" : ""}${rows.length > 20 ? " tall" : ""}`;
+  const form = `heat${dense ? " dense" : ""}${rows.length > 20 ? " tall" : ""}${typeof rows[0] === "string" ? "" : " by-expert"}`;
   const table = el(
     "table",
     { class: form, role: "grid", "aria-label": name, style: `--columns:${columns.length}` },

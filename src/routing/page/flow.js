@@ -37,9 +37,10 @@ function strongestTie() {
 function flowLayout(width) {
   const loads = firstChoices();
   const total = sum(loads[0]);
-  const [gap, node, height] = E <= 16 ? [4, 26, 420] : [1.5, 20, 680];
+  const [gap, node, height] = E <= 16 ? [4, 26, 420] : [2, 20, 680];
   const top = 24;
-  const scale = (height - gap * (E - 1)) / total;
+  const used = (load) => load.filter((n) => n > 0).length;
+  const scale = (height - gap * (Math.max(...loads.map(used)) - 1)) / total;
   return {
     loads,
     total,
@@ -48,7 +49,7 @@ function flowLayout(width) {
     top,
     height,
     x: (l) => (l * (width - node)) / (L - 1),
-    y: loads.map((load) => load.map((_, e) => top + scale * sum(load.slice(0, e)) + gap * e)),
+    y: loads.map((load) => load.map((_, e) => top + scale * sum(load.slice(0, e)) + gap * used(load.slice(0, e)))),
   };
 }
 
@@ -106,6 +107,7 @@ function flowRibbons({ loads, total, node, scale, x, y }, l) {
 }
 
 function flowNode({ loads, total, node, scale, x, y }, l, e) {
+  if (loads[l][e] === 0) return null;
   const h = scale * loads[l][e];
   return svg(
     "g",

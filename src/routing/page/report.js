@@ -2,6 +2,9 @@
 
 // ---- Head
 
+/** Facts in large type; the others open at a click. */
+const LEADING_FACTS = 3;
+
 function drawHead() {
   const { run, model, text } = DATA;
   document.title = `${run.name} · routing report`;
@@ -19,12 +22,13 @@ function drawHead() {
   byId("figures").append(
     ...figures.filter(Boolean).map(([value, name]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
   );
-  byId("facts").append(
-    ...(DATA.facts ?? []).map((fact) =>
-      el("li", {}, el("span", {}, fact.text + (/[.!?]$/.test(fact.text) ? "" : "."), showFact(fact))),
-    ),
+  const facts = (DATA.facts ?? []).map((fact) =>
+    el("li", {}, el("span", {}, fact.text + (/[.!?]$/.test(fact.text) ? "" : "."), showFact(fact))),
   );
-  byId("facts-part").hidden = !DATA.facts?.length;
+  byId("facts").append(...facts.slice(0, LEADING_FACTS));
+  byId("more-facts").append(...facts.slice(LEADING_FACTS));
+  byId("facts-part").hidden = !facts.length;
+  byId("more-facts-part").hidden = facts.length <= LEADING_FACTS;
   byId("footer").textContent =
     `tinymoe ${run.version ?? ""} · ${run.checkpoint ?? run.name}${missing(run.seed) ? "" : ` · seed ${run.seed}`}`;
 }
@@ -40,7 +44,7 @@ function describeModel() {
   const { run, model } = DATA;
   const balance = { aux_loss: "balanced by an auxiliary loss", bias: "balanced by a bias" }[model.router?.balance];
   return [
-    `${model.model_type ? `A ${model.model_type} with` : "With"} ${model.layers} layers of ${model.hidden_size} channels`,
+    `${model.model_type ? `A ${model.model_type} with ` : ""}${model.layers} layers of ${model.hidden_size} channels`,
     L && L < model.layers ? `, ${L} of them with experts` : "",
     L
       ? `, ${E} experts of width ${model.expert_width} in each${model.shared_experts ? ` beside ${model.shared_experts} shared` : ""}`
