@@ -12,7 +12,7 @@ pub mod run;
 pub mod tensors;
 
 pub use directory::{Files, load, save};
-pub use run::{Newest, link, newest, of_step, prune, resolve, set_aside, unlink};
+pub use run::{Newest, link, newest, of_step, prune, resolve, set_aside, steps, unlink};
 
 use crate::error::Failure;
 
