@@ -10,7 +10,6 @@
 use super::operation::{Knockout, Removal};
 use crate::config::{Balance, RouterConfig, ScoringFunc};
 use crate::ops::{pool, rows_per_task, simd};
-use std::ops::Range;
 
 /// The decisions of one MoE layer for N tokens: what training, logging and inspection all read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,19 +43,6 @@ impl Routing {
         let surprise = |&p: &f32| if p > 0.0 { -f64::from(p) * f64::from(p).ln() } else { 0.0 };
         let tokens = self.probs_NE.len() / self.num_experts;
         self.probs_NE.iter().map(surprise).sum::<f64>() / tokens.max(1) as f64
-    }
-
-    /// The decisions for some of the tokens. Losses are those of the whole.
-    pub fn slice(&self, rows: Range<usize>) -> Self {
-        let (k, experts) = (self.experts_per_token(), self.num_experts);
-        let pairs = rows.start * k..rows.end * k;
-        Self {
-            experts_NK: self.experts_NK[pairs.clone()].to_vec(),
-            gates_NK: self.gates_NK[pairs].to_vec(),
-            probs_NE: self.probs_NE[rows.start * experts..rows.end * experts].to_vec(),
-            norms_NK: Vec::new(),
-            ..*self
-        }
     }
 
     /// How many tokens chose each expert, dropped ones included.
