@@ -7,6 +7,7 @@ use crate::config::{Config, ModelConfig, TokenizerKind};
 use crate::model::decode::{Decoder, Logits};
 use crate::model::operation::{Direction, Mode, Pass, times};
 use crate::model::transformer::Transformer;
+use crate::ops::gemm::Precision;
 use crate::ops::matmul::{Mat, MatMut, Store, matmul};
 use crate::ops::pool;
 use crate::optim::adamw::{AdamW, gradient_norm};
@@ -93,7 +94,8 @@ fn train(config: &Config, model: &Transformer, peak_gflop_per_s: f64) -> Result<
         }
         let started = Instant::now();
         let ids: Vec<u32> = random_ids(model.vocab_size, batch * time + 1, step);
-        let pass = Pass { batch, time, mode: Mode::Train { seed: config.train.seed, step, loss_scale: 1.0 } };
+        let mode = Mode::Train { seed: config.train.seed, step, loss_scale: 1.0 };
+        let pass = Pass { batch, time, mode, precision: config.train.precision };
         let output = model.forward(&ids[..batch * time], &ids[1..], pass)?;
         output.loss.root.backward()?;
         let updating = Instant::now();
@@ -184,8 +186,8 @@ fn likeliest(logits_V: &[f32]) -> u32 {
     best as u32
 }
 
-/// GFLOP/s of f32 matrix products of a size that fits the caches, on all threads: the median of some rounds.
-pub fn matmul_peak() -> f64 {
+/// GFLOP/s of matrix products of a size that fits the caches, on all threads: the median of some rounds.
+pub fn matmul_peak(precision: Precision) -> f64 {
     const SIZE: usize = 384;
     const REPEATS: usize = 20;
     let operands: Vec<_> =
@@ -198,7 +200,7 @@ pub fn matmul_peak() -> f64 {
             pool::run(tasks, |(result, (a, b)): (&mut Vec<f32>, &(Vec<f32>, Vec<f32>))| {
                 for _ in 0..REPEATS {
                     let (a, b) = (Mat::new(a, SIZE, SIZE), Mat::new(b, SIZE, SIZE));
-                    matmul(MatMut::new(result, SIZE, SIZE), a, b, Store::Overwrite);
+                    matmul(MatMut::new(result, SIZE, SIZE), a, b, Store::Overwrite, precision);
                 }
             });
             let operations = (2 * SIZE.pow(3) * REPEATS * pool::threads()) as f64;

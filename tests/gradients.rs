@@ -7,6 +7,7 @@ use tinymoe::model::operation::{Mode, Pass};
 use tinymoe::model::parameters::Kind;
 use tinymoe::model::plain;
 use tinymoe::model::transformer::Transformer;
+use tinymoe::ops::gemm::Precision;
 use tinymoe::random::Stream;
 
 const VOCAB: usize = 23;
@@ -60,6 +61,9 @@ const VARIANTS: &[(&str, Change)] = &[
     ("dense", |c| c.model.num_experts = 0),
     ("untied", |c| c.model.tie_word_embeddings = false),
     ("no QK-norm", |c| c.model.qk_norm = false),
+    ("QK-norm across heads", |c| c.model.qk_norm_across_heads = true),
+    ("biases", |c| c.model.qkv_bias = true),
+    ("partial rotation", |c| c.model.partial_rotary_factor = 0.7),
     ("dropout", |c| c.model.hidden_dropout = 0.3),
 ];
 
@@ -89,7 +93,8 @@ impl Case {
             let stream = Stream::new(5, purpose, &[]);
             (0..batch * time).map(|i| (stream.uniform(i as u64) * VOCAB as f64) as u32).collect()
         };
-        let pass = Pass { batch, time, mode: Mode::Train { seed: 3, step: 9, loss_scale: 0.5 } };
+        let pass =
+            Pass { batch, time, mode: Mode::Train { seed: 3, step: 9, loss_scale: 0.5 }, precision: Precision::F32 };
         Self { model, ids: draw("ids"), targets: draw("targets"), pass }
     }
 

@@ -68,7 +68,20 @@ fn architecture(model: &ModelConfig, router: &RouterConfig) -> Result<&'static s
     let obstacle = |what: &str| Err(what.to_string());
     // transformers 5 refuses such a llama, transformers 4 such a qwen2_moe.
     let heads_fill_width = model.num_attention_heads * model.head_dim == model.hidden_size;
-    if !has_experts(model) {
+    let experts = has_experts(model);
+    let sigmoid = experts && router.scoring_func == ScoringFunc::Sigmoid;
+    if model.qk_norm_across_heads && (!experts || sigmoid) {
+        return obstacle("model.qk_norm_across_heads = true: only olmoe has it, with softmax-routed experts");
+    }
+    if model.rotary_dim() != model.head_dim && !sigmoid {
+        return obstacle(
+            "model.partial_rotary_factor: only glm4_moe, which scores with a sigmoid, turns a part of a head",
+        );
+    }
+    if model.qkv_bias && !sigmoid && !(experts && model.n_shared_experts > 0) {
+        return obstacle("model.qkv_bias = true: only qwen2_moe, which has a shared expert, and glm4_moe have biases");
+    }
+    if !experts {
         return match (model.qk_norm, heads_fill_width) {
             (true, _) => Ok("qwen3"),
             (false, true) => Ok("llama"),
@@ -104,6 +117,13 @@ fn architecture(model: &ModelConfig, router: &RouterConfig) -> Result<&'static s
             _ => Ok("qwen2_moe"),
         };
     }
+    if model.qk_norm_across_heads {
+        return match (model.first_k_dense_replace, heads_fill_width) {
+            (0, true) => Ok("olmoe"),
+            (0, false) => obstacle("model.head_dim: olmoe needs num_attention_heads * head_dim = hidden_size"),
+            _ => obstacle("model.first_k_dense_replace: olmoe, which has QK-norm across heads, has no dense layers"),
+        };
+    }
     match (model.qk_norm, router.norm_topk_prob, model.first_k_dense_replace) {
         (true, ..) => Ok("qwen3_moe"),
         (false, true, 0) => Ok("mixtral"),
@@ -123,6 +143,7 @@ fn class(model_type: &str) -> &'static str {
         "qwen3_moe" => "Qwen3MoeForCausalLM",
         "mixtral" => "MixtralForCausalLM",
         "qwen2_moe" => "Qwen2MoeForCausalLM",
+        "olmoe" => "OlmoeForCausalLM",
         "glm4_moe" => "Glm4MoeForCausalLM",
         _ => "TinymoeForCausalLM",
     }
@@ -192,13 +213,14 @@ fn own_keys(model_type: &str, model: &ModelConfig, router: &RouterConfig) -> Map
         "llama" => json!({ "mlp_bias": false }),
         // All layers have experts, and their width goes by the dense layers' name.
         "mixtral" => json!({ "intermediate_size": model.moe_intermediate_size, "router_jitter_noise": 0.0 }),
+        "olmoe" => json!({ "intermediate_size": model.moe_intermediate_size, "clip_qkv": null }),
         "qwen3_moe" => json!({ "decoder_sparse_step": 1, "mlp_only_layers": dense_layers }),
         "qwen2_moe" => json!({
             "decoder_sparse_step": 1,
             "mlp_only_layers": dense_layers,
             "shared_expert_intermediate_size": model.n_shared_experts * model.moe_intermediate_size,
             // On by default.
-            "qkv_bias": false,
+            "qkv_bias": model.qkv_bias,
         }),
         "glm4_moe" => json!({
             "n_routed_experts": model.num_experts,
@@ -211,10 +233,13 @@ fn own_keys(model_type: &str, model: &ModelConfig, router: &RouterConfig) -> Map
             "n_group": 1,
             "topk_group": 1,
             "use_qk_norm": model.qk_norm,
+            "attention_bias": model.qkv_bias,
             // Half of each head is rotated by default. Version 5 looks into rope_parameters first.
-            "partial_rotary_factor": 1.0,
+            "partial_rotary_factor": model.partial_rotary_factor,
             "rope_parameters": {
-                "rope_type": "default", "rope_theta": model.rope_theta, "partial_rotary_factor": 1.0
+                "rope_type": "default",
+                "rope_theta": model.rope_theta,
+                "partial_rotary_factor": model.partial_rotary_factor,
             },
             // Multi-token prediction: version 5 assumes one such layer.
             "num_nextn_predict_layers": 0,
@@ -249,15 +274,18 @@ mod tests {
         ("qwen3_moe", |_, _| {}),
         ("qwen3_moe", |m, r| (m.first_k_dense_replace, r.norm_topk_prob, r.noisy_gate) = (2, false, true)),
         ("mixtral", |m, r| (m.qk_norm, r.capacity_factor, r.balance) = (false, 1.25, Balance::None)),
-        ("qwen2_moe", |m, _| (m.qk_norm, m.n_shared_experts, m.shared_expert_gate) = (false, 2, true)),
+        ("qwen2_moe", |m, _| {
+            (m.qk_norm, m.n_shared_experts, m.shared_expert_gate, m.qkv_bias) = (false, 2, true, true);
+        }),
         ("glm4_moe", |m, r| {
             (r.scoring_func, r.balance, r.routed_scaling_factor) = (ScoringFunc::Sigmoid, Balance::Bias, 2.5);
-            (m.n_shared_experts, m.first_k_dense_replace) = (1, 1);
+            (m.n_shared_experts, m.first_k_dense_replace, m.qkv_bias) = (1, 1, true);
         }),
         ("glm4_moe", |m, r| {
             (r.scoring_func, r.balance, r.norm_topk_prob) = (ScoringFunc::Sigmoid, Balance::Bias, false);
-            m.qk_norm = false;
+            (m.qk_norm, m.partial_rotary_factor) = (false, 0.5);
         }),
+        ("olmoe", |m, r| (m.qk_norm_across_heads, m.num_key_value_heads, r.norm_topk_prob) = (true, 2, false)),
         ("qwen3", |m, _| (m.num_experts, m.hidden_dropout) = (0, 0.1)),
         ("qwen3", |m, _| m.first_k_dense_replace = m.num_hidden_layers),
         ("llama", |m, _| (m.num_experts, m.qk_norm, m.num_key_value_heads) = (0, false, 2)),
@@ -277,6 +305,15 @@ mod tests {
         }),
         ("model.qk_norm", |m, _| (m.n_shared_experts, m.shared_expert_gate) = (1, true)),
         ("model.head_dim", |m, _| (m.num_experts, m.qk_norm, m.head_dim) = (0, false, 16)),
+        ("model.partial_rotary_factor", |m, _| m.partial_rotary_factor = 0.5),
+        ("model.qkv_bias", |m, _| m.qkv_bias = true),
+        ("model.qkv_bias", |m, _| (m.qkv_bias, m.num_experts) = (true, 0)),
+        ("model.head_dim", |m, _| (m.qk_norm_across_heads, m.head_dim) = (true, 16)),
+        ("model.qk_norm_across_heads", |m, _| (m.qk_norm_across_heads, m.num_experts) = (true, 0)),
+        ("model.first_k_dense_replace", |m, _| (m.qk_norm_across_heads, m.first_k_dense_replace) = (true, 1)),
+        ("model.qk_norm", |m, _| {
+            (m.qk_norm_across_heads, m.n_shared_experts, m.shared_expert_gate) = (true, 1, true);
+        }),
     ];
 
     fn written(edit: fn(&mut ModelConfig, &mut RouterConfig)) -> Value {
@@ -314,7 +351,7 @@ mod tests {
         let config = written(mixtral.1);
         assert_eq!((&config["intermediate_size"], &config["router_aux_loss_coef"]), (&json!(176), &json!(0.0)));
         let config = written(qwen2_moe.1);
-        assert_eq!((&config["shared_expert_intermediate_size"], &config["qkv_bias"]), (&json!(352), &json!(false)));
+        assert_eq!((&config["shared_expert_intermediate_size"], &config["qkv_bias"]), (&json!(352), &json!(true)));
         let config = written(glm4_moe.1);
         assert_eq!(config["rope_parameters"]["partial_rotary_factor"], 1.0);
         assert_eq!(config["num_nextn_predict_layers"], 0);

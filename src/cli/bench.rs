@@ -48,7 +48,7 @@ pub fn run(args: BenchArgs, _global: &Global) -> Result<()> {
     let mut reports = Vec::new();
     for (name, config) in &workloads {
         // Measured beside each workload: the speed of shared machines drifts.
-        let peak = matmul_peak();
+        let peak = matmul_peak(config.train.precision);
         let report = run_workload(name, config, peak)?;
         if !args.json {
             print(&report, peak)?;

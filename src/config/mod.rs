@@ -7,6 +7,7 @@ mod validate;
 pub use load::{DEFAULTS, load, parse};
 pub use validate::estimated_parameters;
 
+use crate::ops::gemm::Precision;
 use serde::{Deserialize, Serialize};
 
 /// A whole configuration: every key has a value.
@@ -59,8 +60,14 @@ pub struct ModelConfig {
     pub head_dim: usize,
     pub max_position_embeddings: usize,
     pub rope_theta: f64,
+    #[serde(default = "whole")]
+    pub partial_rotary_factor: f64,
     pub rms_norm_eps: f64,
     pub qk_norm: bool,
+    #[serde(default)]
+    pub qk_norm_across_heads: bool,
+    #[serde(default)]
+    pub qkv_bias: bool,
     pub tie_word_embeddings: bool,
     pub num_experts: usize,
     pub num_experts_per_tok: usize,
@@ -73,7 +80,17 @@ pub struct ModelConfig {
     pub hidden_dropout: f64,
 }
 
+/// All channels turn where a checkpoint does not say otherwise.
+fn whole() -> f64 {
+    1.0
+}
+
 impl ModelConfig {
+    /// How many channels of a head RoPE turns.
+    pub fn rotary_dim(&self) -> usize {
+        (self.head_dim as f64 * self.partial_rotary_factor) as usize
+    }
+
     /// Replaces the zeros that stand for "derived from another key" by what they derive to. `head_dim` stays 0 where
     /// the heads do not divide `hidden_size`, which is refused.
     pub fn resolve(&mut self) {
@@ -154,6 +171,7 @@ pub struct TrainConfig {
     pub batch_size: usize,
     pub gradient_accumulation_steps: usize,
     pub max_steps: usize,
+    pub precision: Precision,
     pub log_interval: usize,
     pub eval_interval: usize,
     pub checkpoint_interval: usize,

@@ -120,7 +120,25 @@ fn model(rules: &mut Rules, m: &ModelConfig) {
             m.head_dim
         ),
     );
+    rules.refuse(
+        m.qk_norm_across_heads && !m.qk_norm,
+        "model.qk_norm_across_heads = true with model.qk_norm = false has nothing to normalise; set qk_norm = true, or \
+         drop it"
+            .into(),
+    );
     rules.positive("model.rope_theta", m.rope_theta);
+    let fraction = m.partial_rotary_factor;
+    let fits = fraction > 0.0 && fraction <= 1.0;
+    rules.within("model.partial_rotary_factor", fraction, fits, "above 0 and at most 1; 1 turns all channels");
+    let turned = m.rotary_dim();
+    rules.refuse(
+        fits && fraction < 1.0 && (turned == 0 || turned % 2 == 1),
+        format!(
+            "model.partial_rotary_factor = {fraction} of model.head_dim = {} is {turned} channels, but RoPE turns pairs; \
+             make it an even number of them, 2 or more",
+            m.head_dim
+        ),
+    );
     rules.positive("model.rms_norm_eps", m.rms_norm_eps);
     rules.positive("model.initializer_range", m.initializer_range);
     let fits = (0.0..1.0).contains(&m.hidden_dropout);
@@ -439,6 +457,7 @@ mod tests {
             ("router.bias_update_rate", |c| &mut c.router.bias_update_rate, &[-0.1]),
             ("router.capacity_factor", |c| &mut c.router.capacity_factor, &[-0.1]),
             ("optimizer.learning_rate", |c| &mut c.optimizer.learning_rate, &[0.0, -0.1]),
+            ("model.partial_rotary_factor", |c| &mut c.model.partial_rotary_factor, &[0.0, 0.1, 1.1]),
             ("optimizer.min_lr_ratio", |c| &mut c.optimizer.min_lr_ratio, &[-0.1, 1.1]),
             ("optimizer.decay_fraction", |c| &mut c.optimizer.decay_fraction, &[0.0, 1.1]),
             ("optimizer.beta1", |c| &mut c.optimizer.beta1, &[-0.1, 1.0]),

@@ -29,7 +29,10 @@ pub struct Attention {
     pub norm: Range<usize>,
     /// W_q, W_k and W_v one below the other: ((H + 2G) C, D).
     pub qkv: Range<usize>,
-    /// Gains of the query and key norms, (C) each.
+    /// Added to queries, keys and values, ((H + 2G) C).
+    pub bias: Option<Range<usize>>,
+    /// Gains of the query and key norms: (C) each where every head is normalised on its own, (H C) and (G C) where all
+    /// are together.
     pub qk_norm: Option<[Range<usize>; 2]>,
     /// (D, H C)
     pub output: Range<usize>,
@@ -49,8 +52,22 @@ impl Attention {
         let q = projection("self_attn.q_proj", num_attention_heads);
         projection("self_attn.k_proj", num_key_value_heads);
         let v = projection("self_attn.v_proj", num_key_value_heads);
+        let bias = model.qkv_bias.then(|| {
+            let mut add = |part, heads| {
+                let name = format!("model.layers.{layer}.self_attn.{part}_proj.bias");
+                layout.add(name, &[heads * head_dim], Kind::Gain, Init::Constant(0.0))
+            };
+            let q = add("q", num_attention_heads);
+            add("k", num_key_value_heads);
+            q.start..add("v", num_key_value_heads).end
+        });
         let qk_norm = model.qk_norm.then(|| {
-            ["self_attn.q_norm", "self_attn.k_norm"].map(|part| layout.add(name(part), &[head_dim], Kind::Gain, gain))
+            [("self_attn.q_norm", num_attention_heads), ("self_attn.k_norm", num_key_value_heads)].map(
+                |(part, heads)| {
+                    let together = if model.qk_norm_across_heads { heads } else { 1 };
+                    layout.add(name(part), &[together * head_dim], Kind::Gain, gain)
+                },
+            )
         });
         let output_shape = [hidden_size, num_attention_heads * head_dim];
         let output = layout.add(name("self_attn.o_proj"), &output_shape, Kind::Matrix, residual);
@@ -65,6 +82,7 @@ impl Attention {
             rotary: rotary.clone(),
             norm,
             qkv: q.start..v.end,
+            bias,
             qk_norm,
             output,
         }
@@ -81,18 +99,30 @@ impl Attention {
         (self.heads + 2 * self.kv_heads) * self.channels
     }
 
-    /// The gain of head `head`'s norm among all heads of a row: queries, then keys; values have none.
-    fn head_gain<'a>(&self, values: &'a [f32], head: usize) -> Option<&'a [f32]> {
-        let [q, k] = self.qk_norm.as_ref()?;
-        (head < self.heads + self.kv_heads).then(|| &values[if head < self.heads { q } else { k }.clone()])
+    /// Adds the bias, if there is one, to rows of queries, keys and values.
+    pub fn add_bias(&self, values: &[f32], rows: &mut [f32]) {
+        let Some(bias) = &self.bias else { return };
+        simd::vectorized!(|| {
+            rows.chunks_exact_mut(bias.len()).for_each(|row| simd::add(row, &values[bias.clone()]));
+        });
     }
 
-    /// Normalises and turns one head in place.
+    /// The queries and the keys in a row, each with the place of its norm's gain.
+    fn normalised(&self) -> impl Iterator<Item = (Range<usize>, &Range<usize>)> {
+        let (q_end, k_end) = (self.heads * self.channels, (self.heads + self.kv_heads) * self.channels);
+        [0..q_end, q_end..k_end].into_iter().zip(self.qk_norm.iter().flatten())
+    }
+
+    /// Copies head `head` of a row of queries, keys and values, normalised and turned.
     #[inline(always)]
-    pub fn place_head(&self, values: &[f32], head: usize, head_C: &mut [f32], position: usize) {
-        if let Some(gain) = self.head_gain(values, head) {
-            let scale = norm::scale(head_C, self.eps);
-            for (x, &gain) in head_C.iter_mut().zip(gain) {
+    pub fn place_head(&self, values: &[f32], row: &[f32], head: usize, head_C: &mut [f32], position: usize) {
+        let start = head * self.channels;
+        head_C.copy_from_slice(&row[start..start + self.channels]);
+        if let Some((part, gain)) = self.normalised().find(|(part, _)| part.contains(&start)) {
+            // The gain is as long as what is normalised together.
+            let first = part.start + (start - part.start) / gain.len() * gain.len();
+            let scale = norm::scale(&row[first..first + gain.len()], self.eps);
+            for (x, &gain) in head_C.iter_mut().zip(&values[gain.clone()][start - first..]) {
                 *x *= scale * gain;
             }
         }
@@ -123,7 +153,8 @@ struct Saved {
 impl AttentionOp {
     fn shape(&self) -> Shape {
         let Attention { heads, kv_heads, channels, .. } = *self.layer;
-        Shape { batch: self.pass.batch, time: self.pass.time, heads, kv_heads, channels }
+        let Pass { batch, time, precision, .. } = self.pass;
+        Shape { batch, time, heads, kv_heads, channels, precision }
     }
 
     fn drop_out(&self) -> Option<Dropout> {
@@ -131,7 +162,7 @@ impl AttentionOp {
         (self.layer.dropout > 0.0).then(|| Dropout::new(self.layer.dropout, stream))
     }
 
-    /// norm(x) and W_qkv norm(x), row by row.
+    /// norm(x) and W_qkv norm(x) with its bias, row by row.
     fn project(&self, values: &[f32], x_ND: &[f32], saved_h: &mut [f32], scales_N: &mut [f32], qkv: &mut [f32]) {
         let (hidden, width) = (self.layer.hidden, self.layer.qkv_width());
         let weight = Mat::new(&values[self.layer.qkv.clone()], width, hidden);
@@ -141,7 +172,9 @@ impl AttentionOp {
         pool::run(rows.zip(outputs).collect(), |((x, h), (scales, qkv))| {
             norm::forward(x, &values[self.layer.norm.clone()], self.layer.eps, h, scales);
             let count = scales.len();
-            matmul(MatMut::new(qkv, count, width), Mat::new(h, count, hidden), weight.t(), Store::Overwrite);
+            let (qkv_mat, h_mat) = (MatMut::new(qkv, count, width), Mat::new(h, count, hidden));
+            matmul(qkv_mat, h_mat, weight.t(), Store::Overwrite, self.pass.precision);
+            self.layer.add_bias(values, qkv);
         });
     }
 
@@ -154,9 +187,8 @@ impl AttentionOp {
             let (batch, head) = (index / shape.all_heads(), index % shape.all_heads());
             simd::vectorized!(|| {
                 for (position, head_C) in head_TC.chunks_exact_mut(channels).enumerate() {
-                    let row = (batch * shape.time + position) * width + head * channels;
-                    head_C.copy_from_slice(&qkv[row..row + channels]);
-                    self.layer.place_head(values, head, head_C, position);
+                    let row = &qkv[(batch * shape.time + position) * width..][..width];
+                    self.layer.place_head(values, row, head, head_C, position);
                 }
             });
         });
@@ -176,32 +208,41 @@ impl AttentionOp {
         let (channels, width) = (shape.channels, layer.qkv_width());
         let chunk = rows_per_task(self.pass.tokens());
         let tasks = self.pass.tokens().div_ceil(chunk);
-        let mut partial = Buffer::zeros(tasks * 2 * channels);
-        let rows = dqkv.chunks_mut(chunk * width).zip(partial.chunks_exact_mut(2 * channels));
+        let gains: usize = layer.qk_norm.iter().flatten().map(ExactSizeIterator::len).sum();
+        // Without a norm the tasks have a place all the same, which stays empty.
+        let place = gains.max(1);
+        let mut partial = Buffer::zeros(tasks * place);
+        let rows = dqkv.chunks_mut(chunk * width).zip(partial.chunks_exact_mut(place));
         pool::run(rows.enumerate().collect(), |(task, (dqkv, dgains))| {
             simd::vectorized!(|| {
-                let (dq_gain, dk_gain) = dgains.split_at_mut(channels);
-                for (offset, dhead_C) in dqkv.chunks_exact_mut(channels).enumerate() {
-                    let (row, head) = (task * chunk + offset / shape.all_heads(), offset % shape.all_heads());
+                for (offset, drow) in dqkv.chunks_exact_mut(width).enumerate() {
+                    let row = task * chunk + offset;
                     let (batch, position) = (row / shape.time, row % shape.time);
-                    let source = (batch * shape.all_heads() + head) * shape.head_len() + position * channels;
-                    let dhead = &dheads_BHTC[source..][..channels];
-                    dhead_C.copy_from_slice(dhead);
-                    if head < layer.heads + layer.kv_heads {
-                        layer.rotary.rotate_back(dhead_C, position);
+                    for (head, dhead_C) in drow.chunks_exact_mut(channels).enumerate() {
+                        let source = (batch * shape.all_heads() + head) * shape.head_len() + position * channels;
+                        dhead_C.copy_from_slice(&dheads_BHTC[source..][..channels]);
+                        if head < layer.heads + layer.kv_heads {
+                            layer.rotary.rotate_back(dhead_C, position);
+                        }
                     }
-                    if let (Some(gain), Some(raw)) = (layer.head_gain(values, head), raw_qkv) {
-                        let x = &raw[row * width + head * channels..][..channels];
-                        let dgain = if head < layer.heads { &mut *dq_gain } else { &mut *dk_gain };
-                        norm::backward_in_place(x, gain, layer.eps, dhead_C, dgain);
+                    let Some(raw) = raw_qkv else { continue };
+                    let mut first = 0;
+                    for (part, gain) in layer.normalised() {
+                        let dgain = &mut dgains[first..first + gain.len()];
+                        first += gain.len();
+                        let x = raw[row * width..][part.clone()].chunks_exact(gain.len());
+                        for (x, dx) in x.zip(drow[part].chunks_exact_mut(gain.len())) {
+                            norm::backward_in_place(x, &values[gain.clone()], layer.eps, dx, dgain);
+                        }
                     }
                 }
             });
         });
         if let Some([dq_gain, dk_gain]) = dgains {
-            for partial in partial.chunks_exact(2 * channels) {
-                simd::add(dq_gain, &partial[..channels]);
-                simd::add(dk_gain, &partial[channels..]);
+            for partial in partial.chunks_exact(place) {
+                let (dq, dk) = partial.split_at(dq_gain.len());
+                simd::add(dq_gain, dq);
+                simd::add(dk_gain, dk);
             }
         }
     }
@@ -260,7 +301,13 @@ impl Operation for AttentionOp {
         pool::run(tasks, |(task, (y, rows)): (usize, (&mut [f32], &[f32]))| {
             let count = y.len() / hidden;
             let start = task * chunk * hidden;
-            matmul(MatMut::new(y, count, hidden), Mat::new(rows, count, head_width), weight.t(), Store::Overwrite);
+            matmul(
+                MatMut::new(y, count, hidden),
+                Mat::new(rows, count, head_width),
+                weight.t(),
+                Store::Overwrite,
+                self.pass.precision,
+            );
             if let Some(dropout) = dropout {
                 dropout.apply(y, start);
             }
@@ -280,11 +327,13 @@ impl Operation for AttentionOp {
         let values = self.parameters.values();
         let mut gradients = self.parameters.gradients();
         let mut ranges = vec![layer.norm.clone(), layer.qkv.clone()];
+        ranges.extend(layer.bias.clone());
         ranges.extend(layer.qk_norm.iter().flatten().cloned());
         ranges.push(layer.output.clone());
         let mut slices = slices_mut(&mut gradients, &ranges).into_iter();
         let mut next = || slices.next().expect("a slice for every range");
         let (dnorm, dqkv_weight) = (next(), next());
+        let dbias = layer.bias.is_some().then(&mut next);
         let dgains = layer.qk_norm.is_some().then(|| [next(), next()]);
         let doutput = next();
 
@@ -294,9 +343,9 @@ impl Operation for AttentionOp {
         let dresidual_mat = Mat::new(dresidual, tokens, hidden);
         let mut rows = Buffer::any(tokens * head_width);
         self.gather_rows(&saved.out_BHTC, &mut rows);
-        add_weight_gradient(doutput, dresidual_mat, Mat::new(&rows, tokens, head_width));
+        add_weight_gradient(doutput, dresidual_mat, Mat::new(&rows, tokens, head_width), self.pass.precision);
         let weight = Mat::new(&values[layer.output.clone()], hidden, head_width);
-        parallel_matmul(&mut rows, dresidual_mat, weight, Store::Overwrite);
+        parallel_matmul(&mut rows, dresidual_mat, weight, Store::Overwrite, self.pass.precision);
         let mut dout_BHTC = Buffer::any(rows.len());
         self.scatter_heads(&rows, &mut dout_BHTC);
 
@@ -314,10 +363,14 @@ impl Operation for AttentionOp {
 
         // Through W_qkv and the norm.
         let width = layer.qkv_width();
+        if let Some(dbias) = dbias {
+            simd::vectorized!(|| dqkv.chunks_exact(width).for_each(|drow| simd::add(dbias, drow)));
+        }
         let dqkv_mat = Mat::new(&dqkv, tokens, width);
-        add_weight_gradient(dqkv_weight, dqkv_mat, Mat::new(&saved.h_ND, tokens, hidden));
+        add_weight_gradient(dqkv_weight, dqkv_mat, Mat::new(&saved.h_ND, tokens, hidden), self.pass.precision);
         let mut dh_ND = saved.h_ND;
-        parallel_matmul(&mut dh_ND, dqkv_mat, Mat::new(&values[layer.qkv.clone()], width, hidden), Store::Overwrite);
+        let weight = Mat::new(&values[layer.qkv.clone()], width, hidden);
+        parallel_matmul(&mut dh_ND, dqkv_mat, weight, Store::Overwrite, self.pass.precision);
         let mut dx_ND = dy_ND.to_vec();
         norm::parallel_backward(x_ND, &values[layer.norm.clone()], &saved.scales_N, &dh_ND, &mut dx_ND, dnorm);
         Ok(Some(dx_ND))

@@ -130,28 +130,31 @@ fn attend(layer: &Attention, values: &[f32], x_ND: &mut [f32], cache: &mut Cache
     let time = cache.keys.len() / (place.sequences * kv_heads * channels);
     let (mut h_ND, mut scales) = (Buffer::any(x_ND.len()), Buffer::any(rows));
     norm::forward(x_ND, &values[layer.norm.clone()], layer.eps, &mut h_ND, &mut scales);
-    let mut qkv = Buffer::any(rows * width);
+    let (mut qkv, mut queries) = (Buffer::any(rows * width), Buffer::any(rows * heads * channels));
     linear(&h_ND, &values[layer.qkv.clone()], &mut qkv, rows);
+    layer.add_bias(values, &mut qkv);
     simd::vectorized!(|| {
-        for (row, qkv_row) in qkv.chunks_exact_mut(width).enumerate() {
+        for (row, qkv_row) in qkv.chunks_exact(width).enumerate() {
             let (sequence, position) = (row / place.added, place.position + row % place.added);
-            for (head, head_C) in qkv_row.chunks_exact_mut(channels).enumerate() {
-                layer.place_head(values, head, head_C, position);
-                let Some(kv_head) = head.checked_sub(heads) else { continue };
-                let store = if kv_head < kv_heads { &mut cache.keys } else { &mut cache.values };
-                let start = ((sequence * kv_heads + kv_head % kv_heads) * time + position) * channels;
-                store[start..start + channels].copy_from_slice(head_C);
+            for head in 0..heads + 2 * kv_heads {
+                let (store, start) = match head.checked_sub(heads) {
+                    None => (&mut queries[..], (row * heads + head) * channels),
+                    Some(kv_head) => {
+                        let store = if kv_head < kv_heads { &mut cache.keys } else { &mut cache.values };
+                        (&mut store[..], ((sequence * kv_heads + kv_head % kv_heads) * time + position) * channels)
+                    }
+                };
+                layer.place_head(values, qkv_row, head, &mut store[start..start + channels], position);
             }
         }
     });
     let mut out = Buffer::any(rows * heads * channels);
-    let tasks = out.chunks_exact_mut(heads * channels).zip(qkv.chunks_exact(width)).enumerate().collect();
-    pool::run(tasks, |(row, (out_row, qkv_row)): (usize, (&mut [f32], &[f32]))| {
+    let tasks = out.chunks_exact_mut(heads * channels).zip(queries.chunks_exact(heads * channels)).enumerate();
+    pool::run(tasks.collect(), |(row, (out_row, q_row)): (usize, (&mut [f32], &[f32]))| {
         let (sequence, seen) = (row / place.added, place.position + row % place.added + 1);
         let mut scores = Buffer::any(time);
         simd::vectorized!(|| {
-            for (head, (out_C, q_C)) in
-                out_row.chunks_exact_mut(channels).zip(qkv_row.chunks_exact(channels)).enumerate()
+            for (head, (out_C, q_C)) in out_row.chunks_exact_mut(channels).zip(q_row.chunks_exact(channels)).enumerate()
             {
                 let start = (sequence * kv_heads + head * kv_heads / heads) * time * channels;
                 let (keys, cached) = (&cache.keys[start..], &cache.values[start..]);

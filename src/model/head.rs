@@ -4,6 +4,7 @@ use super::operation::{Operation, Pass, Slot, apply};
 use super::parameters::{Parameters, slices_mut};
 use crate::ops::buffer::Buffer;
 use crate::ops::dropout::Dropout;
+use crate::ops::gemm::Precision;
 use crate::ops::matmul::{Mat, MatMut, Store, matmul};
 use crate::ops::{cross_entropy, norm, pool, rows_per_task, simd};
 use candle_core::{Result, Tensor, bail};
@@ -121,7 +122,7 @@ impl Head {
         pool::run(tasks, |(likeliest, h): (&mut [u32], &[f32])| {
             let mut logits = Buffer::any(likeliest.len() * vocab);
             let (h, w) = (Mat::new(h, likeliest.len(), hidden), Mat::new(weight_VD, vocab, hidden));
-            matmul(MatMut::new(&mut logits, likeliest.len(), vocab), h, w.t(), Store::Overwrite);
+            matmul(MatMut::new(&mut logits, likeliest.len(), vocab), h, w.t(), Store::Overwrite, Precision::F32);
             simd::vectorized!(|| {
                 for (logits_V, likeliest) in logits.chunks_exact(vocab).zip(likeliest) {
                     let largest = simd::max(logits_V);
@@ -165,13 +166,13 @@ impl Operation for LossOp {
                 dh_ND: &mut dh_ND,
                 dw_VD: &mut gradients[self.head.weight_VD.clone()],
             };
-            cross_entropy::forward(&h_ND, weight_VD, &self.targets_N, &mut losses_N, Some(wanted));
+            cross_entropy::forward(&h_ND, weight_VD, &self.targets_N, &mut losses_N, Some(wanted), self.pass.precision);
             let mut dx_ND = vec![0.0; x_ND.len()];
             let dnorm = slices_mut(&mut gradients, std::slice::from_ref(&self.head.norm)).remove(0);
             norm::parallel_backward(x_ND, norm_D, &scales_N, &dh_ND, &mut dx_ND, dnorm);
             self.dx_ND.put(dx_ND);
         } else {
-            cross_entropy::forward(&h_ND, weight_VD, &self.targets_N, &mut losses_N, None);
+            cross_entropy::forward(&h_ND, weight_VD, &self.targets_N, &mut losses_N, None, self.pass.precision);
         }
         let mean = losses_N.iter().map(|&loss| f64::from(loss)).sum::<f64>() / tokens as f64;
         self.losses_N.get_or_init(|| Arc::new(losses_N));

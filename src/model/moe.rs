@@ -11,6 +11,7 @@ use super::router::{Router, Routing};
 use crate::config::{Balance, ModelConfig, RouterConfig};
 use crate::ops::buffer::Buffer;
 use crate::ops::dropout::Dropout;
+use crate::ops::gemm::Precision;
 use crate::ops::matmul::{Mat, Store, add_weight_gradient, parallel_matmul};
 use crate::ops::swiglu::{self, Expert, Upstream};
 use crate::ops::{norm, pool, rows_per_task, simd};
@@ -217,7 +218,7 @@ impl FeedForwardOp {
         let project = |weight: &Range<usize>| {
             let mut scores_NE = Buffer::any(tokens * experts);
             let weight = Mat::new(&values[weight.clone()], experts, hidden);
-            parallel_matmul(&mut scores_NE, h, weight.t(), Store::Overwrite);
+            parallel_matmul(&mut scores_NE, h, weight.t(), Store::Overwrite, Precision::F32);
             scores_NE
         };
         let mut scores_NE = project(&routed.gate);
@@ -238,7 +239,7 @@ impl FeedForwardOp {
         let x_SD = dispatch.gather(h_ND, hidden);
         let mut u = Buffer::any(swiglu::preactivations_len(hidden, &experts));
         let mut y_SD = Buffer::any(x_SD.len());
-        swiglu::forward(hidden, &experts, &x_SD, &mut u, &mut y_SD);
+        swiglu::forward(hidden, &experts, &x_SD, &mut u, &mut y_SD, self.pass.precision);
         if !self.pass.is_training() {
             routing.norms_NK = dispatch.norms(&y_SD, hidden);
         }
@@ -250,7 +251,7 @@ impl FeedForwardOp {
         let experts = [shared.weights.over(values, 0..tokens)];
         let mut u = Buffer::any(swiglu::preactivations_len(hidden, &experts));
         let mut y_ND = Buffer::any(h_ND.len());
-        swiglu::forward(hidden, &experts, h_ND, &mut u, &mut y_ND);
+        swiglu::forward(hidden, &experts, h_ND, &mut u, &mut y_ND, self.pass.precision);
         let gates_N = match &shared.gate {
             Some(gate) => {
                 let gate_D = &values[gate.clone()];
@@ -306,7 +307,8 @@ impl FeedForwardOp {
         let experts = routed.experts_over(values, &saved.dispatch);
         let x_SD = saved.dispatch.gather(h_ND, hidden);
         let dy_SD = saved.dispatch.gather(dy_ND, hidden);
-        let upstream = Upstream { x_SD: &x_SD, gates_S: &saved.dispatch.gates_S, dy_SD: &dy_SD };
+        let upstream =
+            Upstream { x_SD: &x_SD, gates_S: &saved.dispatch.gates_S, dy_SD: &dy_SD, precision: self.pass.precision };
         let (mut dx_SD, mut dgates_S) = (Buffer::any(x_SD.len()), vec![0.0; saved.dispatch.gates_S.len()]);
         swiglu::backward(hidden, &experts, &upstream, &mut saved.u, &mut dx_SD, &mut dgates_S, gradients.experts);
 
@@ -318,12 +320,12 @@ impl FeedForwardOp {
         let dscores = routed.router.backward(&saved.scores_NE, &saved.routing, &dgates_NK, loss_weight);
         let experts = routed.router.num_experts;
         let h = Mat::new(h_ND, tokens, hidden);
-        add_weight_gradient(gradients.gate, Mat::new(&dscores, tokens, experts), h);
+        add_weight_gradient(gradients.gate, Mat::new(&dscores, tokens, experts), h, Precision::F32);
         let dnoise = saved.noise_NE.as_ref().zip(gradients.noise.as_mut()).map(|(noise_NE, gradient)| {
             let draw = self.noise();
             let derivative = |index: usize| draw(index) * simd::sigmoid(noise_NE[index]);
             let dnoise: Vec<f32> = dscores.iter().enumerate().map(|(index, &d)| d * derivative(index)).collect();
-            add_weight_gradient(gradient, Mat::new(&dnoise, tokens, experts), h);
+            add_weight_gradient(gradient, Mat::new(&dnoise, tokens, experts), h, Precision::F32);
             dnoise
         });
         RoutedGradients { dx_SD, dscores_NE: dscores, dnoise_NE: dnoise }
@@ -408,7 +410,7 @@ impl Operation for FeedForwardOp {
             let experts = routed.router.num_experts;
             let through = |dh: &mut [f32], dscores: &[f32], weight: &Range<usize>| {
                 let weight = Mat::new(&values[weight.clone()], experts, hidden);
-                parallel_matmul(dh, Mat::new(dscores, tokens, experts), weight, Store::Add);
+                parallel_matmul(dh, Mat::new(dscores, tokens, experts), weight, Store::Add, Precision::F32);
             };
             through(&mut dh_ND, &back.dscores_NE, &routed.gate);
             if let (Some(dnoise), Some(weight)) = (&back.dnoise_NE, &routed.noise) {
@@ -429,7 +431,12 @@ impl Operation for FeedForwardOp {
             let weights = vec![(next(), next())];
             let experts = [shared.weights.over(&values, 0..tokens)];
             let (mut dx_ND, mut dgates_N) = (Buffer::any(x_ND.len()), vec![0.0; tokens]);
-            let upstream = Upstream { x_SD: &saved.h_ND, gates_S: &saved_shared.gates_N, dy_SD: dresidual };
+            let upstream = Upstream {
+                x_SD: &saved.h_ND,
+                gates_S: &saved_shared.gates_N,
+                dy_SD: dresidual,
+                precision: self.pass.precision,
+            };
             swiglu::backward(hidden, &experts, &upstream, &mut saved_shared.u, &mut dx_ND, &mut dgates_N, weights);
             simd::vectorized!(|| simd::add(&mut dh_ND, &dx_ND));
             if let Some(gate) = &shared.gate {

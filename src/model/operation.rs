@@ -2,6 +2,7 @@
 //! Weights do not travel as tensors: operations read them from [`Parameters`](super::parameters::Parameters) and add
 //! their gradients there.
 
+use crate::ops::gemm::Precision;
 use crate::random::Stream;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, bail};
 use std::collections::BTreeMap;
@@ -15,6 +16,8 @@ pub struct Pass {
     pub batch: usize,
     pub time: usize,
     pub mode: Mode,
+    /// Of matrix products; the router's are in f32 always.
+    pub precision: Precision,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,7 @@ pub enum Kind {
     Matrix,
     /// A matrix of the router: decayed, with a learning rate of its own.
     Router,
-    /// A gain vector: not decayed.
+    /// A gain or bias vector: not decayed.
     Gain,
     /// State that no gradient reaches (the choice bias of bias balancing).
     State,

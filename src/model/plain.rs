@@ -47,15 +47,22 @@ fn attention(layer: &Attention, flat: &Tensor, x: &Tensor, pass: Pass) -> Result
     let (batch, time) = (pass.batch, pass.time);
     let Attention { hidden, heads, kv_heads, channels, .. } = *layer;
     let h = rms_norm(x, &weight(flat, &layer.norm, &[hidden])?, layer.eps)?;
-    let qkv = h.matmul(&weight(flat, &layer.qkv, &[layer.qkv_width(), hidden])?.t()?)?;
-    let split = |start: usize, count: usize| {
-        qkv.narrow(1, start * channels, count * channels)?.reshape((batch, time, count, channels))?.transpose(1, 2)
-    };
-    let (mut q, mut k, v) = (split(0, heads)?, split(heads, kv_heads)?, split(heads + kv_heads, kv_heads)?);
-    if let Some([q_gain, k_gain]) = &layer.qk_norm {
-        q = rms_norm(&q, &weight(flat, q_gain, &[channels])?, layer.eps)?;
-        k = rms_norm(&k, &weight(flat, k_gain, &[channels])?, layer.eps)?;
+    let mut qkv = h.matmul(&weight(flat, &layer.qkv, &[layer.qkv_width(), hidden])?.t()?)?;
+    if let Some(bias) = &layer.bias {
+        qkv = qkv.broadcast_add(&weight(flat, bias, &[layer.qkv_width()])?)?;
     }
+    let part = |start: usize, count: usize| qkv.narrow(1, start * channels, count * channels);
+    let (mut q, mut k, v) = (part(0, heads)?, part(heads, kv_heads)?, part(heads + kv_heads, kv_heads)?);
+    if let Some(gains) = &layer.qk_norm {
+        // The gain is as long as what is normalised together: one head, or all of them.
+        let norm = |x: &Tensor, gain: &Range<usize>| {
+            let rows = x.reshape((x.elem_count() / gain.len(), gain.len()))?;
+            rms_norm(&rows, &weight(flat, gain, &[gain.len()])?, layer.eps)
+        };
+        (q, k) = (norm(&q, &gains[0])?, norm(&k, &gains[1])?);
+    }
+    let split = |x: Tensor, count: usize| x.reshape((batch, time, count, channels))?.transpose(1, 2);
+    let (q, k, v) = (split(q, heads)?, split(k, kv_heads)?, split(v, kv_heads)?);
     let (q, k) = (rotate(layer, &q, time)?, rotate(layer, &k, time)?);
     let repeat = |kv: Tensor| {
         let wide = kv.unsqueeze(2)?.broadcast_as((batch, kv_heads, heads / kv_heads, time, channels))?;
@@ -73,7 +80,7 @@ fn attention(layer: &Attention, flat: &Tensor, x: &Tensor, pass: Pass) -> Result
 
 /// Rotary positions in the half-split layout.
 fn rotate(layer: &Attention, x: &Tensor, time: usize) -> Result<Tensor> {
-    let half = layer.channels / 2;
+    let half = layer.rotary.width() / 2;
     let (mut cos, mut sin) = (Vec::new(), Vec::new());
     for position in 0..time {
         // A unit vector turned to a position holds its cosines and sines.
@@ -87,7 +94,8 @@ fn rotate(layer: &Attention, x: &Tensor, time: usize) -> Result<Tensor> {
     let (a, b) = (x.narrow(3, 0, half)?, x.narrow(3, half, half)?);
     let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-    Tensor::cat(&[first, second], 3)
+    let rest = x.narrow(3, 2 * half, layer.channels - 2 * half)?;
+    Tensor::cat(&[first, second, rest], 3)
 }
 
 /// The sub-layer's output and its auxiliary losses, weighted.

@@ -53,7 +53,7 @@ impl Transformer {
         let hidden = model.hidden_size;
         let normal = Init::Normal(model.initializer_range);
         let embedding_VD = layout.add("model.embed_tokens.weight".into(), &[vocab_size, hidden], Kind::Matrix, normal);
-        let rotary = Arc::new(RotaryTable::new(model.max_position_embeddings, model.head_dim, model.rope_theta));
+        let rotary = Arc::new(RotaryTable::new(model.max_position_embeddings, model.rotary_dim(), model.rope_theta));
         let layers = (0..model.num_hidden_layers)
             .map(|layer| Layer {
                 attention: Arc::new(Attention::new(&mut layout, model, &rotary, layer)),

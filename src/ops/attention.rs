@@ -6,6 +6,7 @@
 //! value heads of T x C numbers each, positions already turned by RoPE.
 
 use super::buffer::Buffer;
+use super::gemm::Precision;
 use super::matmul::{Mat, MatMut, Store, matmul, scaled_matmul};
 use super::{pool, simd};
 
@@ -22,6 +23,7 @@ pub struct Shape {
     pub heads: usize,
     pub kv_heads: usize,
     pub channels: usize,
+    pub precision: Precision,
 }
 
 impl Shape {
@@ -66,7 +68,14 @@ pub fn forward(shape: Shape, heads_BHTC: &[f32], out_BHTC: &mut [f32], lse_BHT: 
             let (rows, keys) = block(start, time);
             let q = Mat::new(&q_TC[start * channels..], rows, channels);
             let k = Mat::new(k_TC, keys, channels);
-            scaled_matmul(MatMut::new(&mut scores, rows, keys), shape.scale(), q, k.t(), Store::Overwrite);
+            scaled_matmul(
+                MatMut::new(&mut scores, rows, keys),
+                shape.scale(),
+                q,
+                k.t(),
+                Store::Overwrite,
+                shape.precision,
+            );
             simd::vectorized!(|| {
                 for (row, score) in scores.chunks_exact_mut(keys).take(rows).enumerate() {
                     let (seen, unseen) = score.split_at_mut(start + row + 1);
@@ -75,7 +84,13 @@ pub fn forward(shape: Shape, heads_BHTC: &[f32], out_BHTC: &mut [f32], lse_BHT: 
                 }
             });
             let out = MatMut::new(&mut out_TC[start * channels..], rows, channels);
-            matmul(out, Mat::new(&scores, rows, keys), Mat::new(v_TC, keys, channels), Store::Overwrite);
+            matmul(
+                out,
+                Mat::new(&scores, rows, keys),
+                Mat::new(v_TC, keys, channels),
+                Store::Overwrite,
+                shape.precision,
+            );
         }
     });
 }
@@ -138,8 +153,8 @@ fn backward_head(
         let q = Mat::new(&q_TC[block_rows.clone()], rows, channels);
         let (k, v) = (Mat::new(k_TC, keys, channels), Mat::new(v_TC, keys, channels));
         let dout = Mat::new(&dout_TC[block_rows.clone()], rows, channels);
-        scaled_matmul(MatMut::new(&mut p, rows, keys), shape.scale(), q, k.t(), Store::Overwrite);
-        matmul(MatMut::new(&mut ds, rows, keys), dout, v.t(), Store::Overwrite);
+        scaled_matmul(MatMut::new(&mut p, rows, keys), shape.scale(), q, k.t(), Store::Overwrite, shape.precision);
+        matmul(MatMut::new(&mut ds, rows, keys), dout, v.t(), Store::Overwrite, shape.precision);
         simd::vectorized!(|| {
             for row in 0..rows {
                 let (position, seen) = (start + row, start + row + 1);
@@ -155,8 +170,15 @@ fn backward_head(
             }
         });
         let (p, ds) = (Mat::new(&p, rows, keys), Mat::new(&ds, rows, keys));
-        scaled_matmul(MatMut::new(&mut dq_TC[block_rows], rows, channels), shape.scale(), ds, k, Store::Overwrite);
-        scaled_matmul(MatMut::new(dk_TC, keys, channels), shape.scale(), ds.t(), q, Store::Add);
-        matmul(MatMut::new(dv_TC, keys, channels), p.t(), dout, Store::Add);
+        scaled_matmul(
+            MatMut::new(&mut dq_TC[block_rows], rows, channels),
+            shape.scale(),
+            ds,
+            k,
+            Store::Overwrite,
+            shape.precision,
+        );
+        scaled_matmul(MatMut::new(dk_TC, keys, channels), shape.scale(), ds.t(), q, Store::Add, shape.precision);
+        matmul(MatMut::new(dv_TC, keys, channels), p.t(), dout, Store::Add, shape.precision);
     }
 }

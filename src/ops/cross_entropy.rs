@@ -2,6 +2,7 @@
 //! computed on the spot, for a block of rows at a time. The (N, V) logits of a whole batch never exist.
 
 use super::buffer::Buffer;
+use super::gemm::Precision;
 use super::matmul::{Mat, MatMut, Store, add_weight_gradient, matmul};
 use super::{pool, rows_per_task, simd};
 
@@ -18,7 +19,14 @@ pub struct Gradients<'a> {
 }
 
 /// Writes each token's cross-entropy in nats to `losses_N`, and the gradients where they are asked for.
-pub fn forward(h_ND: &[f32], w_VD: &[f32], targets_N: &[u32], losses_N: &mut [f32], mut gradients: Option<Gradients>) {
+pub fn forward(
+    h_ND: &[f32],
+    w_VD: &[f32],
+    targets_N: &[u32],
+    losses_N: &mut [f32],
+    mut gradients: Option<Gradients>,
+    precision: Precision,
+) {
     let count = targets_N.len();
     let hidden = h_ND.len() / count;
     let vocab = w_VD.len() / hidden;
@@ -37,7 +45,7 @@ pub fn forward(h_ND: &[f32], w_VD: &[f32], targets_N: &[u32], losses_N: &mut [f3
         let scale = gradients.as_ref().map(|gradients| gradients.scale);
         pool::run(tasks, |((logits, losses), (h, targets))| {
             let h = Mat::new(h, losses.len(), hidden);
-            matmul(MatMut::new(logits, losses.len(), vocab), h, w.t(), Store::Overwrite);
+            matmul(MatMut::new(logits, losses.len(), vocab), h, w.t(), Store::Overwrite, precision);
             simd::vectorized!(|| {
                 for ((logits_V, loss), &target) in logits.chunks_exact_mut(vocab).zip(losses).zip(targets) {
                     *loss = row_loss(logits_V, target as usize, scale);
@@ -46,8 +54,8 @@ pub fn forward(h_ND: &[f32], w_VD: &[f32], targets_N: &[u32], losses_N: &mut [f3
         });
         if let Some(Gradients { dh_ND, dw_VD, .. }) = &mut gradients {
             let dlogits = Mat::new(&logits, rows, vocab);
-            super::matmul::parallel_matmul(&mut dh_ND[start * hidden..], dlogits, w, Store::Overwrite);
-            add_weight_gradient(dw_VD, dlogits, Mat::new(h, rows, hidden));
+            super::matmul::parallel_matmul(&mut dh_ND[start * hidden..], dlogits, w, Store::Overwrite, precision);
+            add_weight_gradient(dw_VD, dlogits, Mat::new(h, rows, hidden), precision);
         }
     }
 }

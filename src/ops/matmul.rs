@@ -1,7 +1,7 @@
-//! Matrix views over slices and their product. The arithmetic is the `gemm` crate's, called on one thread inside a
-//! task of ours: it is at the machine's peak there, while its own threading loses on skinny shapes.
+//! Matrix views over slices and their product ([`gemm`](super::gemm)), alone or cut into tasks.
 
 use super::buffer::Buffer;
+use super::gemm::{self, Operand, Precision, Problem};
 use super::{pool, rows_per_task, simd};
 
 /// A view of a matrix: element (i, j) is `data[i * row_stride + j * col_stride]`.
@@ -80,12 +80,12 @@ pub enum Store {
 }
 
 /// `dst = a b`, or `dst += a b`, on this thread.
-pub fn matmul(dst: MatMut, a: Mat, b: Mat, store: Store) {
-    scaled_matmul(dst, 1.0, a, b, store);
+pub fn matmul(dst: MatMut, a: Mat, b: Mat, store: Store, precision: Precision) {
+    scaled_matmul(dst, 1.0, a, b, store, precision);
 }
 
 /// `dst = scale a b`, or `dst += scale a b`, on this thread.
-pub fn scaled_matmul(dst: MatMut, scale: f32, a: Mat, b: Mat, store: Store) {
+pub fn scaled_matmul(dst: MatMut, scale: f32, a: Mat, b: Mat, store: Store, precision: Precision) {
     assert!(
         a.cols == b.rows && dst.rows == a.rows && dst.cols == b.cols,
         "({} x {}) x ({} x {}) into {} x {}",
@@ -99,42 +99,33 @@ pub fn scaled_matmul(dst: MatMut, scale: f32, a: Mat, b: Mat, store: Store) {
     if dst.rows == 0 || dst.cols == 0 {
         return;
     }
-    // SAFETY: the views' extents were checked against their slices when they were made (strides are positive), the
-    // shapes agree, and `dst` is borrowed mutably, so it overlaps neither operand.
-    unsafe {
-        gemm::gemm(
-            dst.rows,
-            dst.cols,
-            a.cols,
-            dst.data.as_mut_ptr(),
-            1,
-            dst.row_stride as isize,
-            store == Store::Add,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
-            1.0,
-            scale,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
+    let operand =
+        |mat: Mat| Operand { data: mat.data.as_ptr(), row_stride: mat.row_stride, col_stride: mat.col_stride };
+    let problem = Problem {
+        rows: dst.rows,
+        cols: dst.cols,
+        depth: a.cols,
+        a: operand(a),
+        b: operand(b),
+        c: dst.data.as_mut_ptr(),
+        c_row_stride: dst.row_stride,
+        scale,
+        add: store == Store::Add,
+    };
+    // SAFETY: the views' extents were checked against their slices when they were made, the shapes agree, and `dst` is
+    // borrowed mutably, so it overlaps neither operand.
+    unsafe { gemm::product(&problem, precision) }
 }
 
 /// `dst = a b` (or `+=`) for a dense row-major `dst` with `b.cols` columns, its rows cut into tasks.
-pub fn parallel_matmul(dst: &mut [f32], a: Mat, b: Mat, store: Store) {
+pub fn parallel_matmul(dst: &mut [f32], a: Mat, b: Mat, store: Store, precision: Precision) {
     let (rows, cols) = (a.rows, b.cols);
     let chunk = rows_per_task(rows);
     let tasks = dst[..rows * cols].chunks_mut((chunk * cols).max(1)).enumerate().collect();
     pool::run(tasks, |(task, dst): (usize, &mut [f32])| {
         let count = dst.len() / cols;
         let part = Mat { data: &a.data[task * chunk * a.row_stride..], rows: count, ..a };
-        matmul(MatMut::new(dst, count, cols), part, b, store);
+        matmul(MatMut::new(dst, count, cols), part, b, store, precision);
     });
 }
 
@@ -146,7 +137,8 @@ const FEW_ROWS: usize = 8;
 pub fn linear(x_NI: &[f32], w_OI: &[f32], y_NO: &mut [f32], rows: usize) {
     let (inner, outer) = (x_NI.len() / rows, y_NO.len() / rows);
     if rows >= FEW_ROWS {
-        return parallel_matmul(y_NO, Mat::new(x_NI, rows, inner), Mat::new(w_OI, outer, inner).t(), Store::Overwrite);
+        let (x, w) = (Mat::new(x_NI, rows, inner), Mat::new(w_OI, outer, inner).t());
+        return parallel_matmul(y_NO, x, w, Store::Overwrite, Precision::F32);
     }
     /// Weights in one task: 128 KB.
     const TASK: usize = 1 << 15;
@@ -174,8 +166,8 @@ pub fn linear(x_NI: &[f32], w_OI: &[f32], y_NO: &mut [f32], rows: usize) {
 }
 
 /// `grad_OI += dy_NO^T x_NI`: the gradient of a weight of shape (O, I) in `y = x W^T`, its rows cut into tasks.
-pub fn add_weight_gradient(grad_OI: &mut [f32], dy_NO: Mat, x_NI: Mat) {
-    parallel_matmul(grad_OI, dy_NO.t(), x_NI, Store::Add);
+pub fn add_weight_gradient(grad_OI: &mut [f32], dy_NO: Mat, x_NI: Mat, precision: Precision) {
+    parallel_matmul(grad_OI, dy_NO.t(), x_NI, Store::Add, precision);
 }
 
 #[cfg(test)]
@@ -200,7 +192,7 @@ mod tests {
             (Mat::new(&a, m, k), Mat::new(&b_t, n, k).t()),
         ] {
             let mut dst = vec![1.0; m * n];
-            parallel_matmul(&mut dst, a, b, Store::Add);
+            parallel_matmul(&mut dst, a, b, Store::Add, Precision::F32);
             for (index, &value) in dst.iter().enumerate() {
                 assert!((f64::from(value) - 1.0 - exact(index / n, index % n)).abs() < 1e-4);
             }

@@ -5,13 +5,14 @@
 //! operations; each sub-layer has a twin in plain candle there, against which kernels are tested.
 //!
 //! - [`pool`]: the one thread pool. - [`simd`]: vector code for the instructions this CPU has.
-//! - [`buffer`]: recycled memory. - [`matmul`]: matrix views and products.
+//! - [`buffer`]: recycled memory. - [`matmul`]: matrix views and products. - [`gemm`]: one product on one thread.
 //! - [`norm`], [`rope`], [`attention`], [`swiglu`], [`cross_entropy`], [`dropout`]: the mathematics.
 
 pub mod attention;
 pub mod buffer;
 pub mod cross_entropy;
 pub mod dropout;
+pub mod gemm;
 pub mod matmul;
 pub mod norm;
 pub mod pool;

@@ -1,5 +1,6 @@
 //! Rotary position embedding (Su et al. 2021) in the half-split layout of Hugging Face models: channel i of a head
-//! turns with channel i + C/2 by the angle position * theta^(-2i/C).
+//! turns with channel i + C/2 by the angle position * theta^(-2i/C). Where a part of the channels turns, they are the
+//! first ones, and C stands for their number.
 
 /// cos and sin of every position's angles.
 #[derive(Clone, Debug)]
@@ -10,16 +11,21 @@ pub struct RotaryTable {
 }
 
 impl RotaryTable {
-    /// The angles of positions `0..positions` for heads of `head_dim` channels (an even number).
-    pub fn new(positions: usize, head_dim: usize, theta: f64) -> Self {
-        let half = head_dim / 2;
-        let mut cos_sin = Vec::with_capacity(positions * head_dim);
+    /// The angles of positions `0..positions` for heads of which `width` channels (an even number) turn.
+    pub fn new(positions: usize, width: usize, theta: f64) -> Self {
+        let half = width / 2;
+        let mut cos_sin = Vec::with_capacity(positions * width);
         for position in 0..positions {
-            let angle = |i: usize| position as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64);
+            let angle = |i: usize| position as f64 * theta.powf(-2.0 * i as f64 / width as f64);
             cos_sin.extend((0..half).map(|i| angle(i).cos() as f32));
             cos_sin.extend((0..half).map(|i| angle(i).sin() as f32));
         }
         Self { half, cos_sin }
+    }
+
+    /// How many channels turn.
+    pub fn width(&self) -> usize {
+        2 * self.half
     }
 
     #[inline(always)]

@@ -5,6 +5,7 @@
 //! feed-forward layer is one expert with every row.
 
 use super::buffer::Buffer;
+use super::gemm::Precision;
 use super::matmul::{Mat, MatMut, Store, matmul};
 use super::{pool, simd};
 use std::ops::Range;
@@ -84,14 +85,14 @@ fn pieces<'a, 'w>(
 
 /// Computes `y_SD` for the gathered rows `x_SD`. `u` receives the pre-activations (W_gate x next to W_up x in every
 /// row), one expert's after the other's.
-pub fn forward(hidden: usize, experts: &[Expert], x_SD: &[f32], u: &mut [f32], y_SD: &mut [f32]) {
+pub fn forward(hidden: usize, experts: &[Expert], x_SD: &[f32], u: &mut [f32], y_SD: &mut [f32], precision: Precision) {
     let pieces = pieces(hidden, experts, vec![(u, PerRow::TwoWidths), (y_SD, PerRow::Hidden)]);
     pool::run(pieces, |piece| {
         let (rows, width) = (piece.rows.len(), piece.width);
         let [u, y_SD] = <[&mut [f32]; 2]>::try_from(piece.slices).expect("two buffers were cut");
         let x = Mat::new(&x_SD[piece.rows.start * hidden..], rows, hidden);
         let gate_up = Mat::new(piece.expert.gate_up_2FD, 2 * width, hidden);
-        matmul(MatMut::new(u, rows, 2 * width), x, gate_up.t(), Store::Overwrite);
+        matmul(MatMut::new(u, rows, 2 * width), x, gate_up.t(), Store::Overwrite, precision);
         let mut a_SF = Buffer::any(rows * width);
         simd::vectorized!(|| {
             for (u, a) in u.chunks_exact(2 * width).zip(a_SF.chunks_exact_mut(width)) {
@@ -99,7 +100,7 @@ pub fn forward(hidden: usize, experts: &[Expert], x_SD: &[f32], u: &mut [f32], y
             }
         });
         let down = Mat::new(piece.expert.down_DF, hidden, width);
-        matmul(MatMut::new(y_SD, rows, hidden), Mat::new(&a_SF, rows, width), down.t(), Store::Overwrite);
+        matmul(MatMut::new(y_SD, rows, hidden), Mat::new(&a_SF, rows, width), down.t(), Store::Overwrite, precision);
     });
 }
 
@@ -118,6 +119,7 @@ pub struct Upstream<'a> {
     pub x_SD: &'a [f32],
     pub gates_S: &'a [f32],
     pub dy_SD: &'a [f32],
+    pub precision: Precision,
 }
 
 /// The backward pass for an output sum_s gate_s y_s. Writes the gradients of the rows and of the gates, and adds those
@@ -151,7 +153,7 @@ fn backward_piece(hidden: usize, piece: Piece, upstream: &Upstream) {
     let dy = Mat::new(&upstream.dy_SD[piece.rows.start * hidden..], rows, hidden);
     let mut da_SF = Buffer::any(rows * width);
     let down = Mat::new(piece.expert.down_DF, hidden, width);
-    matmul(MatMut::new(&mut da_SF, rows, width), dy, down, Store::Overwrite);
+    matmul(MatMut::new(&mut da_SF, rows, width), dy, down, Store::Overwrite, upstream.precision);
     simd::vectorized!(|| {
         for (row, gate) in upstream.gates_S[piece.rows.clone()].iter().enumerate() {
             let (u, a) = (&mut u[row * 2 * width..][..2 * width], &mut a_SF[row * width..][..width]);
@@ -159,7 +161,13 @@ fn backward_piece(hidden: usize, piece: Piece, upstream: &Upstream) {
         }
     });
     let gate_up = Mat::new(piece.expert.gate_up_2FD, 2 * width, hidden);
-    matmul(MatMut::new(dx_SD, rows, hidden), Mat::new(u, rows, 2 * width), gate_up, Store::Overwrite);
+    matmul(
+        MatMut::new(dx_SD, rows, hidden),
+        Mat::new(u, rows, 2 * width),
+        gate_up,
+        Store::Overwrite,
+        upstream.precision,
+    );
 }
 
 /// One row: replaces the pre-activations by their gradient, writes `weight * a`, and returns da . a, the gradient of
@@ -223,6 +231,6 @@ fn weight_gradients(
     blocks.sort_by_key(|block| std::cmp::Reverse(block.cost));
     pool::run(blocks, |block| {
         let (rows, cols) = (block.left.rows(), block.right.cols());
-        matmul(MatMut::new(block.dst, rows, cols), block.left, block.right, Store::Add);
+        matmul(MatMut::new(block.dst, rows, cols), block.left, block.right, Store::Add, upstream.precision);
     });
 }

@@ -5,6 +5,7 @@ use crate::dataset::Tokens;
 use crate::model::operation::{Mode, Pass};
 use crate::model::router::Routing;
 use crate::model::transformer::Transformer;
+use crate::ops::gemm::Precision;
 use anyhow::Result;
 use std::ops::Range;
 use std::sync::Arc;
@@ -53,7 +54,7 @@ pub fn passes(tokens: &Tokens, time: usize) -> impl Iterator<Item = (Range<usize
             batch += 1;
             end = next.end;
         }
-        Some((start..end, Pass { batch, time: pass_time, mode: Mode::Evaluate }))
+        Some((start..end, Pass { batch, time: pass_time, mode: Mode::Evaluate, precision: Precision::F32 }))
     })
 }
 

@@ -185,7 +185,7 @@ impl Trainer {
             let number = (self.state.step * micro_batches + micro) as u64;
             let batch = batch(&self.prepared.training.ids, train.batch_size, time, train.seed, number);
             let mode = Mode::Train { seed: train.seed, step: number, loss_scale: 1.0 / micro_batches as f32 };
-            let pass = Pass { batch: train.batch_size, time, mode };
+            let pass = Pass { batch: train.batch_size, time, mode, precision: train.precision };
             let output = model.forward(&batch.ids, &batch.targets, pass)?;
             loss += f64::from(output.loss.root.to_scalar::<f32>()?);
             target_bytes += self.prepared.byte_count(&batch.targets);

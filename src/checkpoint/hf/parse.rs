@@ -91,7 +91,7 @@ impl Keys<'_> {
 /// Reads a configuration that transformers wrote; absent keys have the architecture's own defaults.
 fn from_architecture(keys: &Keys, model_type: &str) -> Result<(ModelConfig, RouterConfig)> {
     let origin = keys.origin;
-    let known = ["qwen3", "llama", "qwen3_moe", "mixtral", "qwen2_moe", "glm4_moe"];
+    let known = ["qwen3", "llama", "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe"];
     if !known.contains(&model_type) {
         if model_type == OURS {
             return Err(corrupt(format!("{origin}: the object \"tinymoe\" is missing")));
@@ -104,16 +104,28 @@ fn from_architecture(keys: &Keys, model_type: &str) -> Result<(ModelConfig, Rout
     model.hidden_size = keys.size("hidden_size")?;
     model.num_hidden_layers = keys.size("num_hidden_layers")?;
     model.num_attention_heads = heads;
-    model.num_key_value_heads = keys.size("num_key_value_heads")?;
+    model.num_key_value_heads = match model_type {
+        "llama" | "olmoe" => keys.size_or("num_key_value_heads", heads)?,
+        _ => keys.size("num_key_value_heads")?,
+    };
     let head_dim = if model_type == "qwen3" { Some(128) } else { model.hidden_size.checked_div(heads) };
     model.head_dim = keys.size_or("head_dim", head_dim.unwrap_or(0))?;
+    if model_type == "glm4_moe" {
+        model.partial_rotary_factor = keys.rope_number_or("partial_rotary_factor", 0.5)?;
+    }
     model.max_position_embeddings = keys.size("max_position_embeddings")?;
     model.rope_theta = keys.rope_number_or("rope_theta", if model_type == "mixtral" { 1e6 } else { 1e4 })?;
-    let eps = if matches!(model_type, "mixtral" | "glm4_moe") { 1e-5 } else { 1e-6 };
+    let eps = if matches!(model_type, "mixtral" | "olmoe" | "glm4_moe") { 1e-5 } else { 1e-6 };
     model.rms_norm_eps = keys.number_or("rms_norm_eps", eps)?;
     model.qk_norm = match model_type {
         "glm4_moe" => keys.flag_or("use_qk_norm", false)?,
-        _ => matches!(model_type, "qwen3" | "qwen3_moe"),
+        _ => matches!(model_type, "qwen3" | "qwen3_moe" | "olmoe"),
+    };
+    model.qk_norm_across_heads = model_type == "olmoe";
+    model.qkv_bias = match model_type {
+        "qwen2_moe" => keys.flag_or("qkv_bias", true)?,
+        "glm4_moe" => keys.flag_or("attention_bias", false)?,
+        _ => false,
     };
     model.tie_word_embeddings = keys.flag_or("tie_word_embeddings", false)?;
     model.initializer_range = keys.number_or("initializer_range", 0.02)?;
@@ -130,7 +142,10 @@ fn read_experts(keys: &Keys, model_type: &str, model: &mut ModelConfig, router: 
     let experts = ["num_local_experts", "num_experts", "n_routed_experts"];
     model.num_experts = keys.size(experts.into_iter().find(|key| keys.get(key).is_some()).unwrap_or(experts[0]))?;
     model.num_experts_per_tok = keys.size("num_experts_per_tok")?;
-    let width = if model_type == "mixtral" { "intermediate_size" } else { "moe_intermediate_size" };
+    let width = match model_type {
+        "mixtral" | "olmoe" => "intermediate_size",
+        _ => "moe_intermediate_size",
+    };
     model.moe_intermediate_size = keys.size(width)?;
     (model.n_shared_experts, model.shared_expert_gate) = match model_type {
         "glm4_moe" => (keys.size_or("n_shared_experts", 1)?, false),
@@ -175,16 +190,18 @@ fn leading_dense_layers(keys: &Keys) -> Result<usize> {
 /// Refuses by name what changes the forward pass and what we do not compute.
 fn refuse_unsupported(keys: &Keys, model_type: &str) -> Result<()> {
     keys.require("hidden_act", json!("silu"), json!("silu"))?;
-    keys.require("qkv_bias", json!(model_type == "qwen2_moe"), json!(false))?;
     for key in ["attention_bias", "mlp_bias", "use_sliding_window"] {
-        keys.require(key, json!(false), json!(false))?;
+        // The other architectures' attention_bias is also one of the output.
+        if (model_type, key) != ("glm4_moe", "attention_bias") {
+            keys.require(key, json!(false), json!(false))?;
+        }
     }
     for (key, supported) in
         [("n_group", 1), ("topk_group", 1), ("decoder_sparse_step", 1), ("num_nextn_predict_layers", 0)]
     {
         keys.require(key, json!(supported), json!(supported))?;
     }
-    for key in ["rope_scaling", "quantization_config"] {
+    for key in ["rope_scaling", "quantization_config", "clip_qkv"] {
         keys.require(key, Value::Null, Value::Null)?;
     }
     if model_type == "mixtral" {
@@ -198,9 +215,11 @@ fn refuse_unsupported(keys: &Keys, model_type: &str) -> Result<()> {
     }
     let rope = keys.get("rope_parameters").and_then(|rope| rope.get("rope_type"));
     ensure!(rope.is_none_or(|rope| rope == "default"), "{origin}: only rope_type \"default\" is supported");
-    let default = if model_type == "glm4_moe" { 0.5 } else { 1.0 };
-    let rotated = keys.rope_number_or("partial_rotary_factor", default)?;
-    ensure!(rotated == 1.0, "{origin}: partial_rotary_factor = {rotated} is not supported, only 1.0 is");
+    let turned = keys.rope_number_or("partial_rotary_factor", 1.0)?;
+    ensure!(
+        turned == 1.0 || model_type == "glm4_moe",
+        "{origin}: partial_rotary_factor = {turned} is not supported, only glm4_moe has one"
+    );
     Ok(())
 }
 
@@ -233,6 +252,10 @@ fn check_shape(model: &ModelConfig) -> Result<(), String> {
     }
     if !model.head_dim.is_multiple_of(2) {
         return Err(format!("head_dim = {} is odd; rotary embeddings turn pairs of channels", model.head_dim));
+    }
+    let (fraction, turned) = (model.partial_rotary_factor, model.rotary_dim());
+    if !(fraction > 0.0 && fraction <= 1.0 && turned > 0 && turned.is_multiple_of(2)) {
+        return Err(format!("partial_rotary_factor = {fraction} is not an even number of a head's channels"));
     }
     if moe && model.num_experts_per_tok > model.num_experts {
         return Err("num_experts_per_tok is larger than num_experts".to_string());
@@ -283,7 +306,7 @@ mod tests {
             let (found, found_router, vocab_size) = parse(&foreign(index)).unwrap();
             // What these architectures leave unsaid, and what has no effect.
             model.hidden_dropout = found.hidden_dropout;
-            if *model_type == "mixtral" {
+            if matches!(*model_type, "mixtral" | "olmoe") {
                 model.intermediate_size = found.intermediate_size;
             }
             if found.num_experts == 0 {
@@ -319,14 +342,14 @@ mod tests {
             (0, "rope_type", json!("x")),
             (0, "quantization_config", json!({ "bits": 4 })),
             (2, "sliding_window", json!(4096)),
-            (3, "qkv_bias", Value::Null),
             (3, "shared_expert_intermediate_size", json!(100)),
             (4, "n_group", json!(2)),
             (4, "num_nextn_predict_layers", json!(1)),
-            (4, "partial_rotary_factor", json!(0.5)),
-            (6, "layer_types", json!(["sliding_attention"])),
-            (8, "mlp_bias", json!(true)),
-            (8, "model_type", json!("gpt2")),
+            (0, "partial_rotary_factor", json!(0.5)),
+            (6, "clip_qkv", json!(8.0)),
+            (7, "layer_types", json!(["sliding_attention"])),
+            (9, "mlp_bias", json!(true)),
+            (9, "model_type", json!("gpt2")),
         ] {
             let mut config = foreign(index);
             match key {

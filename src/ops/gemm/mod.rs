@@ -1,0 +1,248 @@
+//! Matrix products on one thread, in vector registers: `c = scale a b` or `c += scale a b`.
+//!
+//! A block of the summed dimension at a time, the right operand is copied into panels of two vectors' width; a tile of
+//! sums stays in registers while it runs along a panel and some rows of the left operand, which is read where it stands
+//! (Goto and van de Geijn 2008). Every sum adds its products one by one in the order of the summed dimension, so the
+//! result does not depend on how a product is cut into tasks, and is the same with AVX2 and AVX-512.
+//!
+//! In bf16 both operands are rounded while they are copied, and products are summed in f32. CPUs without
+//! instructions for that get rounded copies and f32 products. Other CPUs than x86 get the `gemm` crate's products.
+
+#[cfg(target_arch = "x86_64")]
+mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod pack;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+
+use super::buffer::Buffer;
+use super::simd;
+use serde::{Deserialize, Serialize};
+
+/// The numbers that matrix products multiply; they are summed in f32 always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    #[default]
+    F32,
+    /// 8 bits of mantissa instead of 24, rounded to nearest even.
+    Bf16,
+}
+
+/// One product: `c[i][j] = scale * sum_l a[i][l] b[l][j]`, plus the old `c` where `add` is set.
+#[derive(Clone, Copy)]
+pub struct Problem {
+    pub rows: usize,
+    pub cols: usize,
+    /// Length of the summed dimension.
+    pub depth: usize,
+    pub a: Operand,
+    pub b: Operand,
+    pub c: *mut f32,
+    pub c_row_stride: usize,
+    pub scale: f32,
+    pub add: bool,
+}
+
+/// Element (i, j) is at `data + i * row_stride + j * col_stride`; one of the strides is 1.
+#[derive(Clone, Copy)]
+pub struct Operand {
+    pub data: *const f32,
+    pub row_stride: usize,
+    pub col_stride: usize,
+}
+
+/// Whether this CPU multiplies bf16 numbers itself.
+pub fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return simd::path_name() == "avx512" && std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
+/// Computes `problem` on this thread.
+///
+/// # Safety
+/// All elements of the operands must be readable and those of `c` writable, and `c` must not overlap the operands.
+pub unsafe fn product(problem: &Problem, precision: Precision) {
+    if precision == Precision::Bf16 && !has_bf16() {
+        // SAFETY: the caller's, and the copies hold every element.
+        return unsafe { rounded_product(problem) };
+    }
+    // SAFETY: the caller's; each path is taken only where the CPU has its instructions.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        match simd::path_name() {
+            "avx512" if precision == Precision::Bf16 => return tiles::avx512_bf16(problem),
+            "avx512" => return tiles::avx512(problem),
+            "avx2" => return tiles::avx2(problem),
+            _ => (),
+        }
+        library_product(problem);
+    }
+}
+
+/// The product of copies that are rounded to bf16.
+unsafe fn rounded_product(problem: &Problem) {
+    let copy = |operand: Operand, rows: usize, cols: usize| {
+        let mut copy = Buffer::any(rows * cols);
+        for (row, numbers) in copy.chunks_exact_mut(cols.max(1)).enumerate() {
+            for (col, number) in numbers.iter_mut().enumerate() {
+                // SAFETY: the operand's elements are readable.
+                *number =
+                    round_to_bf16(unsafe { *operand.data.add(row * operand.row_stride + col * operand.col_stride) });
+            }
+        }
+        copy
+    };
+    let a = copy(problem.a, problem.rows, problem.depth);
+    let b = copy(problem.b, problem.depth, problem.cols);
+    let dense = |copy: &Buffer, cols| Operand { data: copy.as_ptr(), row_stride: cols, col_stride: 1 };
+    let rounded = Problem { a: dense(&a, problem.depth), b: dense(&b, problem.cols), ..*problem };
+    // SAFETY: the copies are as large as the operands, `c` is as before.
+    unsafe { product(&rounded, Precision::F32) }
+}
+
+/// The nearest number with 8 bits of mantissa, ties to even; NaN stays NaN.
+pub fn round_to_bf16(x: f32) -> f32 {
+    if x.is_nan() {
+        return x;
+    }
+    let bits = x.to_bits();
+    f32::from_bits(bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
+}
+
+unsafe fn library_product(problem: &Problem) {
+    let Problem { rows, cols, depth, a, b, c, c_row_stride, scale, add } = *problem;
+    // SAFETY: the caller's.
+    unsafe {
+        gemm::gemm(
+            rows,
+            cols,
+            depth,
+            c,
+            1,
+            c_row_stride as isize,
+            add,
+            a.data,
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data,
+            b.col_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            scale,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Stream;
+
+    /// Sizes that are no multiple of a tile, a panel or a block, and a depth of several blocks.
+    const SIZES: [[usize; 3]; 7] =
+        [[1, 1, 1], [13, 33, 19], [7, 65, 256], [12, 32, 1], [25, 17, 1030], [2, 70, 0], [31, 300, 513]];
+
+    fn numbers(count: usize, seed: u64) -> Vec<f32> {
+        let stream = Stream::new(seed, "gemm test", &[]);
+        (0..count as u64).map(|i| stream.normal(i) as f32).collect()
+    }
+
+    /// `0.5 a b + 1` by `compute`, with either operand stored by rows or by columns.
+    fn result(
+        [rows, cols, depth]: [usize; 3],
+        [a_by_rows, b_by_rows]: [bool; 2],
+        compute: impl Fn(&Problem),
+    ) -> (Vec<f32>, impl Fn(usize, bool) -> f64) {
+        let (a, b) = (numbers(rows * depth, 1), numbers(depth * cols, 2));
+        let operand = |data: &[f32], rows: usize, cols: usize, by_rows: bool| {
+            let (row_stride, col_stride) = if by_rows { (cols, 1) } else { (1, rows) };
+            Operand { data: data.as_ptr(), row_stride, col_stride }
+        };
+        let mut c = vec![1.0; rows * cols];
+        compute(&Problem {
+            rows,
+            cols,
+            depth,
+            a: operand(&a, rows, depth, a_by_rows),
+            b: operand(&b, depth, cols, b_by_rows),
+            c: c.as_mut_ptr(),
+            c_row_stride: cols,
+            scale: 0.5,
+            add: true,
+        });
+        let exact = move |index: usize, rounded: bool| {
+            let round = |x: f32| f64::from(if rounded { round_to_bf16(x) } else { x });
+            let (row, col) = (index / cols, index % cols);
+            let product = |l: usize| {
+                let left = a[if a_by_rows { row * depth + l } else { l * rows + row }];
+                let right = b[if b_by_rows { l * cols + col } else { col * depth + l }];
+                round(left) * round(right)
+            };
+            1.0 + 0.5 * (0..depth).map(product).sum::<f64>()
+        };
+        (c, exact)
+    }
+
+    const LAYOUTS: [[bool; 2]; 4] = [[true, true], [true, false], [false, true], [false, false]];
+
+    #[test]
+    fn products_match_the_definition_in_every_layout_size_and_precision() {
+        for size in SIZES {
+            for layout in LAYOUTS {
+                for precision in [Precision::F32, Precision::Bf16] {
+                    // SAFETY: `result` makes operands of the sizes that it says.
+                    let (c, exact) = result(size, layout, |problem| unsafe { product(problem, precision) });
+                    for (index, &value) in c.iter().enumerate() {
+                        let error = (f64::from(value) - exact(index, precision == Precision::Bf16)).abs();
+                        assert!(error < 1e-4, "{size:?} {layout:?} {precision:?} at {index}: off by {error:e}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_without_instructions_for_it_gives_the_same_products() {
+        for size in SIZES {
+            // SAFETY: as above.
+            let (native, _) = result(size, LAYOUTS[1], |problem| unsafe { product(problem, Precision::Bf16) });
+            let (emulated, _) = result(size, LAYOUTS[1], |problem| unsafe { rounded_product(problem) });
+            assert!(native.iter().zip(&emulated).all(|(a, b)| (a - b).abs() < 1e-4), "{size:?}");
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn avx2_and_avx512_give_the_same_bits() {
+        if !std::arch::is_x86_feature_detected!("avx512f") {
+            eprintln!("skipped: this CPU has no AVX-512");
+            return;
+        }
+        for size in SIZES {
+            for layout in LAYOUTS {
+                // SAFETY: as above, and the CPU has both.
+                let (narrow, _) = result(size, layout, |problem| unsafe { tiles::avx2(problem) });
+                let (wide, _) = result(size, layout, |problem| unsafe { tiles::avx512(problem) });
+                assert_eq!(narrow, wide, "{size:?} {layout:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_rounds_to_nearest_even_and_keeps_what_is_not_a_number() {
+        for (x, rounded) in [(1.0, 1.0), (1.0 + 1.0 / 256.0, 1.0), (1.0 + 3.0 / 256.0, 1.0 + 4.0 / 256.0), (3e38, 3e38)]
+        {
+            assert!((round_to_bf16(x) - rounded).abs() <= rounded * 0.005 && round_to_bf16(x).to_bits() & 0xffff == 0);
+        }
+        assert_eq!(round_to_bf16(1.0 + 1.0 / 256.0), 1.0);
+        assert_eq!(round_to_bf16(1.0 + 3.0 / 256.0), 1.0 + 4.0 / 256.0);
+        assert!(round_to_bf16(f32::NAN).is_nan() && round_to_bf16(f32::INFINITY) == f32::INFINITY);
+    }
+}
