@@ -16,7 +16,7 @@ pub mod run;
 pub mod tensors;
 
 pub use directory::{Files, load, replace, save};
-pub use run::{Newest, discard_after, link, newest, of_step, prune, resolve, set_aside, unlink};
+pub use run::{Newest, discard_after, link, newest, of_step, prune, resolve, set_aside, steps, unlink};
 
 use crate::error::Failure;
 

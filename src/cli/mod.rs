@@ -14,11 +14,13 @@ use crate::config::Config;
 use crate::error::{Failure, exit_code};
 use crate::model::transformer::Transformer;
 use crate::ops::{buffer, pool, simd};
+use crate::routing::log::Header;
 use crate::tokenizer::Tokenizer;
 use crate::train::progress::Verbosity;
 use crate::train::state::TrainerState;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::{Map, json};
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs;
@@ -197,6 +199,22 @@ impl Trained {
         let unusable = |error: &dyn Display| Failure::Usage(format!("cannot read {}: {error}", path.display()));
         let text = fs::read_to_string(&path).map_err(|error| unusable(&error))?;
         Ok(Some(toml::from_str(&text).map_err(|error| unusable(&error))?))
+    }
+
+    /// The first line of a routing log.
+    fn log_header<S>(&self, sampling: S) -> Header<S> {
+        let mut model = Map::new();
+        model.insert("checkpoint".into(), json!(self.checkpoint.display().to_string()));
+        model.insert("parameters".into(), json!(self.model.parameters.count()));
+        model.insert("active_parameters".into(), json!(self.model.active_parameters()));
+        Header {
+            model,
+            layers: self.model.moe_layers(),
+            num_experts: self.model.model.num_experts,
+            experts_per_token: self.model.model.num_experts_per_tok,
+            tokenizer_sha256: self.tokenizer_sha256.clone(),
+            sampling,
+        }
     }
 
     fn no_validation_split(&self) -> Failure {
