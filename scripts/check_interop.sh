@@ -3,7 +3,7 @@
 # transformers write small models of its own, and compares logits, greedy text, tokenizers and the routers' choices.
 # Sets up its Python environments in target/interop from package names; llama.cpp is compiled there (some minutes, once).
 # Prints a table; exits with 1 if a comparison fails.
-# Usage: scripts/check_interop.sh [TRANSCRIPTS]     a text file whose lines are used (default: those in data/)
+# Usage: scripts/check_interop.sh [TRANSCRIPTS]     a text file whose lines are used (default: those in data/, as they are)
 set -euo pipefail
 text=$(realpath "${1:-/dev/null}")
 cd "$(dirname "$0")/.."
@@ -22,7 +22,7 @@ cargo build --release --quiet --bin tinymoe --example probe
 
 if [[ ! -s $text ]]; then
     text=$out/lines.txt
-    find data -type f \( -name '*.txt' -o -name '*.md' \) -print0 | sort -z | xargs -0 cat > "$text"
+    find data -type f -print0 | sort -z | xargs -0 cat > "$text"
 fi
 
 # Everything small, and the context long enough for a prompt and 200 tokens.

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub struct EvalArgs {
-    /// A run directory (its best checkpoint) or a checkpoint directory
+    /// A run directory (its best checkpoint), a checkpoint directory, or a model that transformers wrote
     run: PathBuf,
     /// Text to evaluate on instead of the validation split: files, directories or globs; may be repeated
     #[arg(long, value_name = "PATH")]

@@ -26,7 +26,7 @@ const SATURATION_TOKENS: usize = 16_384;
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A run directory (its best checkpoint) or a checkpoint directory
+    /// A run directory (its best checkpoint), a checkpoint directory, or a model that transformers wrote
     #[arg(required_unless_present = "compare")]
     run: Option<PathBuf>,
     /// Text to look at instead of the validation split: a file, directory or glob, with a domain label if wanted; may

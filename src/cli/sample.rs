@@ -18,7 +18,7 @@ const MAX_COUNT: usize = 1000;
 
 #[derive(Debug, Args)]
 pub struct SampleArgs {
-    /// A run directory (its best checkpoint) or a checkpoint directory
+    /// A run directory (its best checkpoint), a checkpoint directory, or a model that transformers wrote
     run: PathBuf,
     /// Text to continue [default: the start of a new text]
     #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file")]
