@@ -26,12 +26,8 @@ function card(expert) {
       el(
         "p",
         {},
-        label ? el("strong", {}, label) : el("span", { class: "hint" }, "nothing in particular"),
-        el(
-          "small",
-          {},
-          load === 0 ? "dead: no token reaches it" : `${percent(load)} of the work, ${times(load * E)} even`,
-        ),
+        label ? el("strong", {}, label) : el("span", { class: "hint" }, load === 0 ? "dead" : "nothing in particular"),
+        el("small", {}, load === 0 ? "no token reaches it" : `${percent(load)} of the work, ${times(load * E)} even`),
       ),
     ),
     load === 0
@@ -115,7 +111,7 @@ function contexts(tokens) {
     .slice(0, 4)
     .map((token) => token.contexts[0]);
   if (!examples.length) return null;
-  const plain = (text) => visible(text).replace(/␣/g, " ");
+  const plain = (text) => (text === "" ? "" : visible(text).replace(/␣/g, " "));
   return [
     el("h3", {}, "In context"),
     examples.map(([before, token, after]) =>
@@ -139,12 +135,17 @@ function drawComparisons() {
       el(
         "div",
         {},
-        el("h3", {}, `${comparison.a} beside ${comparison.b}`),
+        el("h3", {}, `${runName(comparison.a)} beside ${runName(comparison.b)}`),
         sideBySide(comparison),
         comparison.layers.map((layer) => matchedExperts(comparison, layer)),
       ),
     ),
   );
+}
+
+/** "runs/quickstart/checkpoints/step-000500" as "quickstart step-000500". */
+function runName(path) {
+  return path.replace("/checkpoints/", " ").split("/").pop();
 }
 
 /** The facts of both that are numbers, as a table. */
@@ -156,8 +157,8 @@ function sideBySide({ a, b, a_facts, b_facts }) {
     "The runs in numbers",
     [
       { title: "", number: false, cell: (key) => key.replaceAll("_", " ") },
-      { title: a, cell: (key) => value(a_facts[key]) },
-      { title: b, cell: (key) => value(b_facts?.[key]) },
+      { title: runName(a), cell: (key) => value(a_facts[key]) },
+      { title: runName(b), cell: (key) => value(b_facts?.[key]) },
     ],
     keys,
   );

@@ -30,7 +30,7 @@ function drawHead() {
   byId("facts-part").hidden = !facts.length;
   byId("more-facts-part").hidden = facts.length <= LEADING_FACTS;
   byId("footer").textContent =
-    `tinymoe ${run.version ?? ""} · ${run.checkpoint ?? run.name}${missing(run.seed) ? "" : ` · seed ${run.seed}`}`;
+    `tinymoe ${run.version ?? ""} · ${run.checkpoint ?? run.name}${missing(run.seed) ? "" : ` · seed ${run.seed}`} · formulas, sources and how they are tested: docs/routing.md of tinymoe`;
 }
 
 /** A large number to three digits: 2.56 M. */
