@@ -84,19 +84,25 @@ impl Tokens {
 pub struct Batch {
     pub ids: Vec<u32>,
     pub targets: Vec<u32>,
+    /// Where each sequence begins in the text.
+    pub starts: Vec<usize>,
 }
 
 /// Batch `number` of a training run. An epoch visits every window of `time` tokens once, in shuffled order; each
 /// epoch cuts the (circular) array into windows at another phase.
 pub fn batch(ids: &[u32], batch_size: usize, time: usize, seed: u64, number: u64) -> Batch {
     let windows = (ids.len() / time).max(1) as u64;
-    let mut batch =
-        Batch { ids: Vec::with_capacity(batch_size * time), targets: Vec::with_capacity(batch_size * time) };
+    let mut batch = Batch {
+        ids: Vec::with_capacity(batch_size * time),
+        targets: Vec::with_capacity(batch_size * time),
+        starts: Vec::with_capacity(batch_size),
+    };
     for row in 0..batch_size as u64 {
         let visit = number * batch_size as u64 + row;
         let stream = Stream::new(seed, "batch", &[visit / windows]);
         let phase = (stream.uniform(u64::MAX) * ids.len() as f64) as usize;
         let start = phase + stream.permuted(visit % windows, windows) as usize * time;
+        batch.starts.push(start % ids.len());
         batch.ids.extend((start..start + time).map(|position| ids[position % ids.len()]));
         batch.targets.extend((start + 1..start + time + 1).map(|position| ids[position % ids.len()]));
     }

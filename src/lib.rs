@@ -42,6 +42,7 @@ pub mod cli;
 pub mod config;
 pub mod dataset;
 pub mod error;
+pub mod fault;
 pub mod model;
 pub mod ops;
 pub mod optim;

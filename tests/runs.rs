@@ -2,17 +2,10 @@
 
 mod common;
 
+use common::run::{EVERY_STEP, assert_same, outcome, spawn, train, wait_for_metrics};
 use common::{Workspace, flip_a_bit};
-use serde_json::Value;
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-/// Saves every step and keeps it, draws samples, and is over after six steps.
-const EVERY_STEP: &str =
-    "train.checkpoint_interval=1 train.keep_checkpoints=100 train.max_steps=6 train.eval_interval=2";
+use std::process::Command;
 
 /// Whatever changes what a step does, or what it depends on.
 const VARIANTS: [&str; 14] = [
@@ -32,83 +25,8 @@ const VARIANTS: [&str; 14] = [
     "router.balance=none train.log_interval=4 train.eval_interval=3",
 ];
 
-/// Everything that must not depend on how a run came about.
-#[derive(PartialEq)]
-struct Outcome {
-    /// Below `checkpoints/`: files with their content, links with their target.
-    checkpoints: BTreeMap<String, Vec<u8>>,
-    /// `metrics.jsonl` without the fields that measure time.
-    metrics: Vec<Value>,
-    samples: String,
-}
-
-fn outcome(workspace: &Workspace, run: &str) -> Outcome {
-    let mut checkpoints = BTreeMap::new();
-    collect(&workspace.path(run).join("checkpoints"), "", &mut checkpoints);
-    let untimed = |line: &str| {
-        let mut line: Value = serde_json::from_str(line).unwrap();
-        let fields = line.as_object_mut().unwrap();
-        fields.retain(|key, _| !["elapsed_s", "tokens_per_s"].contains(&key.as_str()));
-        line
-    };
-    let metrics = workspace.read(&format!("{run}/metrics.jsonl")).lines().map(untimed).collect();
-    let samples = fs::read_to_string(workspace.path(run).join("samples.txt")).unwrap_or_default();
-    Outcome { checkpoints, metrics, samples }
-}
-
-fn collect(folder: &Path, prefix: &str, files: &mut BTreeMap<String, Vec<u8>>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = format!("{prefix}{}", path.file_name().unwrap().to_str().unwrap());
-        if let Ok(target) = path.read_link() {
-            files.insert(name, target.to_str().unwrap().into());
-        } else if path.is_dir() {
-            collect(&path, &format!("{name}/"), files);
-        } else {
-            files.insert(name, fs::read(&path).unwrap());
-        }
-    }
-}
-
-/// Compares without printing megabytes of weights.
-fn assert_same(found: &Outcome, expected: &Outcome, what: &str) {
-    let names = |outcome: &Outcome| outcome.checkpoints.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(found), names(expected), "{what}");
-    for (name, bytes) in &expected.checkpoints {
-        assert!(&found.checkpoints[name] == bytes, "{what}: other bytes in {name}");
-    }
-    assert_eq!(found.metrics, expected.metrics, "{what}");
-    assert_eq!(found.samples, expected.samples, "{what}");
-}
-
-/// The command line that trains `run` with settings (`key=value`, separated by spaces).
-fn train(run: &str, settings: &str) -> String {
-    let set = |setting| format!(" --set {setting}");
-    format!("train tiny.toml --run {run}{}", settings.split_whitespace().map(set).collect::<String>())
-}
-
 fn weights(workspace: &Workspace, run: &str) -> Vec<u8> {
     fs::read(workspace.path(run).join("checkpoints/latest/model.safetensors")).unwrap()
-}
-
-fn lines(path: &Path) -> usize {
-    fs::read_to_string(path).map_or(0, |text| text.lines().count())
-}
-
-/// Starts a training that runs on its own.
-fn spawn(workspace: &Workspace, arguments: &str) -> Child {
-    let mut command = workspace.command();
-    command.args(arguments.split_whitespace()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-/// Waits until the run has logged `count` lines, or has ended.
-fn wait_for_metrics(workspace: &Workspace, run: &str, child: &mut Child, count: usize) {
-    let metrics = workspace.path(run).join("metrics.jsonl");
-    let start = Instant::now();
-    while lines(&metrics) < count && child.try_wait().unwrap().is_none() {
-        assert!(start.elapsed() < Duration::from_secs(120), "no line {count} in {}", metrics.display());
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 #[test]
@@ -126,14 +44,15 @@ fn the_same_seed_gives_the_same_bytes_and_another_one_does_not() {
 fn resumed_run_is_byte_identical_to_an_uninterrupted_one() {
     let workspace = Workspace::new();
     let check = |number: usize, variant: &str| {
-        let settings = format!("{EVERY_STEP} {variant}");
+        let settings = format!("{EVERY_STEP} train.max_steps=50 train.eval_interval=10 {variant}");
         let (whole, parts) = (format!("whole{number}"), format!("parts{number}"));
         workspace.succeeds(&format!("{} --threads 1", train(&whole, &settings)));
-        for step in 1..=6 {
+        for step in 1..=50 {
             let resume = if step > 1 { "--resume" } else { "" };
             let arguments = format!("{} --threads 1 --steps {step} {resume}", train(&parts, &settings));
             let headline = workspace.succeeds(&arguments).stdout;
-            let expected = if step < 6 { format!("paused after step {step};") } else { "finished after step 6".into() };
+            let expected =
+                if step < 50 { format!("paused after step {step};") } else { "finished after step 50".into() };
             assert!(headline.starts_with(&expected), "{headline}");
         }
         assert_same(&outcome(&workspace, &parts), &outcome(&workspace, &whole), variant);

@@ -7,6 +7,7 @@
 //!   the two renames and [`super::newest`] and [`super::prune`] move it back; else they remove it.
 
 use super::corrupt;
+use crate::fault;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -122,7 +123,7 @@ pub(super) fn is_checkpoint(directory: &Path) -> bool {
 }
 
 pub(super) fn remove_if_present(directory: &Path) -> Result<()> {
-    match fs::remove_dir_all(directory) {
+    match remove_directory(directory) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", directory.display()))
         }
@@ -130,13 +131,28 @@ pub(super) fn remove_if_present(directory: &Path) -> Result<()> {
     }
 }
 
+/// As [`fs::remove_dir_all`], with every file a step of its own.
+fn remove_directory(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            fault::system_call();
+            fs::remove_file(entry.path())?;
+        }
+    }
+    fault::system_call();
+    fs::remove_dir_all(directory)
+}
+
 pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
+    fault::system_call();
     fs::rename(from, to).with_context(|| format!("cannot rename {} to {}", from.display(), to.display()))
 }
 
 /// Makes renames and new names in `directory` survive a power cut. Only Unix can open a directory for that.
 pub(super) fn sync_directory(directory: &Path) -> Result<()> {
     if cfg!(unix) {
+        fault::system_call();
         File::open(directory)
             .and_then(|handle| handle.sync_all())
             .with_context(|| format!("cannot flush {} to disk", directory.display()))?;
@@ -148,6 +164,7 @@ fn write_directory(temporary: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
     check_names(files.iter().map(|(name, _)| *name)).map_err(anyhow::Error::msg)?;
     let checkpoints = temporary.parent().unwrap_or(Path::new("."));
     if !checkpoints.is_dir() {
+        fault::system_call();
         fs::create_dir_all(checkpoints).with_context(|| format!("cannot create {}", checkpoints.display()))?;
         if let Some(run) = checkpoints.parent().filter(|run| !run.as_os_str().is_empty()) {
             sync_directory(run)?;
@@ -155,6 +172,7 @@ fn write_directory(temporary: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
     }
     // Process ids repeat, above all in containers: a crashed save may have used this very name.
     remove_if_present(temporary)?;
+    fault::system_call();
     fs::create_dir(temporary).with_context(|| format!("cannot create {}", temporary.display()))?;
     let mut manifest = Manifest { format: FORMAT, files: Vec::new() };
     for (name, bytes) in files {
@@ -188,15 +206,43 @@ fn publish(temporary: &Path, directory: &Path) -> Result<()> {
     sync_directory(directory.parent().unwrap_or(Path::new(".")))?;
     if replaces {
         // The new checkpoint stands; what remains of the old one, the next prune removes.
-        let _ = fs::remove_dir_all(&aside);
+        let _ = remove_directory(&aside);
     }
     Ok(())
 }
 
+/// Replaces the file at `path` whole or not at all, durably. A crash leaves `.NAME.tmp` at most, which the next call
+/// for the same file overwrites.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.tmp"));
+    remove_file_if_present(&temporary)?;
+    write_new(&temporary, bytes)?;
+    rename(&temporary, path)?;
+    sync_directory(path.parent().unwrap_or(Path::new(".")))
+}
+
+pub(super) fn remove_file_if_present(path: &Path) -> Result<()> {
+    fault::system_call();
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> io::Result<()> {
+        fault::system_call();
         let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-        file.write_all(bytes)?;
+        // In two parts, so that a fault may come between them.
+        let (head, tail) = bytes.split_at(bytes.len() / 2);
+        for part in [head, tail] {
+            fault::system_call();
+            file.write_all(part)?;
+        }
+        fault::system_call();
         file.sync_all()
     };
     write().with_context(|| format!("cannot write {}", path.display()))
@@ -221,22 +267,24 @@ fn read_manifest(directory: &Path) -> Result<Manifest> {
     let path = directory.join(MANIFEST);
     if !path.exists() {
         let shown = directory.display();
-        let foreign = directory.join("config.json").exists();
-        let advice = if foreign { "; models written by transformers cannot be read yet" } else { "" };
-        return Err(corrupt(format!("{shown} is not a tinymoe checkpoint: it has no {MANIFEST}{advice}")));
+        return Err(corrupt(format!("{shown} is not a tinymoe checkpoint: it has no {MANIFEST}")));
     }
     let size = regular_file_size(&path)?;
     if size > MAX_MANIFEST_BYTES {
         return Err(corrupt(format!("{} has {size} bytes, the limit is {MAX_MANIFEST_BYTES}", path.display())));
     }
     let damaged = |what: String| corrupt(format!("{} is damaged: {what}", path.display()));
-    let manifest: Manifest =
-        serde_json::from_slice(&read_sized(&path, size)?).map_err(|error| damaged(error.to_string()))?;
+    let bytes = read_sized(&path, size)?;
+    let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
     if manifest.format != FORMAT {
         let format = manifest.format;
         return Err(corrupt(format!("{} has format {format}; this program reads format {FORMAT}", path.display())));
     }
     check_names(manifest.files.iter().map(|entry| entry.name.as_str())).map_err(damaged)?;
+    // Not even a blank may differ: no damage is harmless by chance.
+    if serde_json::to_vec_pretty(&manifest)? != bytes {
+        return Err(damaged("it is not written as this program writes it".into()));
+    }
     Ok(manifest)
 }
 
@@ -370,14 +418,6 @@ pub(super) mod tests {
         assert!(load(&directory).unwrap_err().to_string().contains("listed twice"));
         fs::write(directory.join(MANIFEST), manifest.replace("tokenizer.json", "other.json")).unwrap();
         assert!(load(&directory).unwrap_err().to_string().contains("tokenizer.json is not listed"));
-    }
-
-    #[test]
-    fn a_directory_of_transformers_is_called_what_it_is() {
-        let root = tempdir().unwrap();
-        fs::write(root.path().join("config.json"), "{}").unwrap();
-        let message = load(root.path()).unwrap_err().to_string();
-        assert!(message.contains("not a tinymoe checkpoint") && message.contains("transformers"), "{message}");
     }
 
     #[test]

@@ -5,9 +5,11 @@
 
 use super::corrupt;
 use super::directory::{
-    Files, is_checkpoint, is_plain_name, load, remove_if_present, rename, sibling, step_name, sync_directory, write_new,
+    Files, is_checkpoint, is_plain_name, load, remove_file_if_present, remove_if_present, rename, sibling, step_name,
+    sync_directory, write_new,
 };
 use crate::error::Failure;
+use crate::fault;
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::io::ErrorKind;
@@ -118,12 +120,12 @@ pub fn set_aside(directory: &Path) -> Result<PathBuf> {
     Ok(aside)
 }
 
-/// Removes the leftovers of crashed saves and all checkpoints but the newest `keep` (at least one) and those that
-/// `best` and `latest` point at.
+/// Removes the leftovers of crashed saves and all checkpoints but the newest `keep` (at least one), that of step
+/// `spared`, and those that `best` and `latest` point at.
 ///
 /// # Errors
 /// If the newest checkpoint does not verify, or a link cannot be read: then no checkpoint is removed.
-pub fn prune(checkpoints: &Path, keep: usize) -> Result<()> {
+pub fn prune(checkpoints: &Path, keep: usize, spared: u64) -> Result<()> {
     recover(checkpoints)?;
     for (_, leftover) in leftovers(checkpoints, "tmp")? {
         if leftover.is_dir() && !leftover.is_symlink() {
@@ -139,11 +141,21 @@ pub fn prune(checkpoints: &Path, keep: usize) -> Result<()> {
     for name in LINKS {
         linked.extend(read_link(checkpoints, name)?.and_then(|target| target.canonicalize().ok()));
     }
-    for directory in steps.iter().skip(keep.max(1)) {
+    let spared = of_step(checkpoints, spared);
+    for directory in steps.iter().skip(keep.max(1)).filter(|directory| **directory != spared) {
         let real = directory.canonicalize().with_context(|| format!("cannot look at {}", directory.display()))?;
         if !linked.contains(&real) {
             discard(directory, directory)?;
         }
+    }
+    Ok(())
+}
+
+/// Removes the checkpoints of later steps than `step`.
+pub fn discard_after(checkpoints: &Path, step: u64) -> Result<()> {
+    for name in names(checkpoints)?.iter().filter(|name| step_number(name).is_some_and(|number| number > step)) {
+        let directory = checkpoints.join(name);
+        discard(&directory, &directory)?;
     }
     Ok(())
 }
@@ -243,17 +255,9 @@ fn read_link(checkpoints: &Path, name: &str) -> Result<Option<PathBuf>> {
     if is_plain_name(text.trim()) { Ok(Some(checkpoints.join(text.trim()))) } else { Err(damaged()) }
 }
 
-fn remove_file_if_present(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
 #[cfg(unix)]
 fn symlink(target: &str, path: &Path) -> std::io::Result<()> {
+    fault::system_call();
     std::os::unix::fs::symlink(target, path)
 }
 
@@ -309,7 +313,7 @@ mod tests {
         fs::write(checkpoints.join("best"), "step-000001\n").unwrap();
         assert_eq!(resolve(run.path()).unwrap(), checkpoints.join("step-000001"));
         assert_eq!(resolve(&checkpoints.join("best")).unwrap(), checkpoints.join("step-000001"));
-        prune(&checkpoints, 1).unwrap();
+        prune(&checkpoints, 1, 0).unwrap();
         assert_eq!(sorted_names(&checkpoints), ["best", "step-000001", "step-000002"]);
         fs::write(checkpoints.join("best"), "../../elsewhere").unwrap();
         assert_eq!(exit_code(&resolve(run.path()).unwrap_err()), 4);
@@ -347,10 +351,10 @@ mod tests {
         link(&checkpoints, "best", &checkpoints.join("step-000002")).unwrap();
         link(&checkpoints, "latest", &checkpoints.join("step-000005")).unwrap();
         fs::write(checkpoints.join("notes.txt"), "mine").unwrap();
-        prune(&checkpoints, 2).unwrap();
+        prune(&checkpoints, 2, 0).unwrap();
         let kept = ["best", "latest", "notes.txt", "step-000002", "step-000004", "step-000005"];
         assert_eq!(sorted_names(&checkpoints), kept);
-        prune(&checkpoints, 0).unwrap();
+        prune(&checkpoints, 0, 0).unwrap();
         assert_eq!(sorted_names(&checkpoints), ["best", "latest", "notes.txt", "step-000002", "step-000005"]);
     }
 
@@ -358,7 +362,7 @@ mod tests {
     fn prune_removes_nothing_while_the_newest_checkpoint_is_damaged() {
         let (_run, checkpoints) = run_with(&[1, 2, 3]);
         damage(&checkpoints.join("step-000003"));
-        assert_eq!(exit_code(&prune(&checkpoints, 1).unwrap_err()), 4);
+        assert_eq!(exit_code(&prune(&checkpoints, 1, 0).unwrap_err()), 4);
         assert_eq!(sorted_names(&checkpoints), ["step-000001", "step-000002", "step-000003"]);
     }
 
@@ -371,7 +375,7 @@ mod tests {
         }
         fs::write(checkpoints.join(".best.tmp-77"), "step-000001").unwrap();
         fs::create_dir(checkpoints.join(".mine.tmp-77")).unwrap();
-        prune(&checkpoints, 1).unwrap();
+        prune(&checkpoints, 1, 0).unwrap();
         assert_eq!(sorted_names(&checkpoints), [".mine.tmp-77", "step-000001"]);
     }
 

@@ -4,11 +4,12 @@
 pub mod bench;
 pub mod config;
 pub mod eval;
+pub mod export;
 pub mod inspect;
 pub mod sample;
 pub mod train;
 
-use crate::checkpoint::{self, model_files};
+use crate::checkpoint::{self, foreign, model_files};
 use crate::config::Config;
 use crate::error::{Failure, exit_code};
 use crate::model::transformer::Transformer;
@@ -95,6 +96,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Measure the loss on the validation split or on other text
     Eval(eval::EvalArgs),
+    /// Write the model in the format of another program
+    Export(export::ExportArgs),
     /// Time training and sampling on this machine
     Bench(bench::BenchArgs),
     /// Print the defaults, or check a configuration file
@@ -139,6 +142,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Sample(args) => sample::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args, &cli.global),
         Command::Eval(args) => eval::run(args, &cli.global),
+        Command::Export(args) => export::run(args, &cli.global),
         Command::Bench(args) => bench::run(args, &cli.global),
         Command::Config(args) => config::run(args),
     }
@@ -166,14 +170,20 @@ struct Trained {
 }
 
 impl Trained {
-    /// Loads RUN: a run directory (its best checkpoint) or a checkpoint directory.
+    /// Loads RUN: a run directory (its best checkpoint), a checkpoint directory, or a model that transformers wrote.
     fn load(run: &Path) -> Result<Self> {
         use sha2::{Digest, Sha256};
         let checkpoint = checkpoint::resolve(run)?;
-        let files = checkpoint::load(&checkpoint)?;
-        let (model, tokenizer) = model_files::load(&files)?;
-        let tokenizer_sha256 = format!("{:x}", Sha256::digest(files.get("tokenizer.json")?));
-        let state = files.get("trainer_state.json").ok().and_then(|json| serde_json::from_slice(json).ok());
+        let (model, tokenizer, state) = if foreign::is_foreign(&checkpoint) {
+            let (model, tokenizer) = foreign::load(&checkpoint)?;
+            (model, tokenizer, None)
+        } else {
+            let files = checkpoint::load(&checkpoint)?;
+            let (model, tokenizer) = model_files::load(&files)?;
+            let state = files.get("trainer_state.json").ok().and_then(|json| serde_json::from_slice(json).ok());
+            (model, tokenizer, state)
+        };
+        let tokenizer_sha256 = format!("{:x}", Sha256::digest(tokenizer.to_json()?));
         Ok(Self { checkpoint, model, tokenizer, tokenizer_sha256, state })
     }
 

@@ -84,6 +84,8 @@ fn resume(config: Config, path: &Path, global: &Global) -> Result<Trainer> {
     let files = directory.newest(warn)?;
     let tokenizer = |files: &Files| Tokenizer::from_json(files.get("tokenizer.json")?, "tokenizer.json");
     let prepared = Prepared::new(&config, files.as_ref().map(tokenizer).transpose()?)?;
+    // A crash may have come before that.
+    directory.describe(&prepared)?;
     Trainer::resume(config, prepared, directory, files.as_ref())
 }
 

@@ -164,6 +164,16 @@ pub struct OptimizerConfig {
     pub router_lr_multiplier: f64,
 }
 
+/// What to do about a step that went wrong, before any weight is changed by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Setback {
+    Warn,
+    Stop,
+    Skip,
+    Rewind,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
@@ -177,6 +187,11 @@ pub struct TrainConfig {
     pub checkpoint_interval: usize,
     pub keep_checkpoints: usize,
     pub early_stopping_patience: usize,
+    pub on_bad_numbers: Setback,
+    pub on_loss_spike: Setback,
+    pub spike_window: usize,
+    pub spike_threshold: f64,
+    pub recompute_fraction: f64,
     pub sample_prompt: String,
     pub sample_tokens: usize,
 }

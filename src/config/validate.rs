@@ -1,7 +1,7 @@
 //! Refuses combinations that cannot work, before any work is done. Each line below is one rule: when it is broken, and
 //! a message that names the keys and what to try.
 
-use super::{Balance, Config, DataConfig, ModelConfig, OptimizerConfig, RouterConfig, ScoringFunc};
+use super::{Balance, Config, DataConfig, ModelConfig, OptimizerConfig, RouterConfig, ScoringFunc, Setback};
 use super::{TokenizerConfig, TokenizerKind, TrainConfig};
 
 /// Everything that is wrong with a resolved configuration, in the order of its sections.
@@ -255,8 +255,21 @@ fn train(rules: &mut Rules, t: &TrainConfig) {
         t.keep_checkpoints == 0,
         "train.keep_checkpoints = 0 leaves nothing to resume from; keep 1 or more".into(),
     );
+    rules.refuse(
+        t.on_bad_numbers == Setback::Warn,
+        "train.on_bad_numbers = \"warn\" would spoil every weight; use \"stop\", \"skip\" or \"rewind\"".into(),
+    );
+    rules.refuse(
+        t.spike_window == 1 || t.spike_window > MAX_SPIKE_WINDOW,
+        format!("train.spike_window = {} must be 0 or from 2 to {MAX_SPIKE_WINDOW}", t.spike_window),
+    );
+    rules.positive("train.spike_threshold", t.spike_threshold);
+    let fraction = t.recompute_fraction;
+    rules.within("train.recompute_fraction", fraction, (0.0..=1.0).contains(&fraction), "from 0 to 1");
 }
 
+/// The losses of a window are part of every checkpoint.
+const MAX_SPIKE_WINDOW: usize = 100_000;
 /// The most parameters that this program trains: with gradients and AdamW's two moments, 64 GB in f32.
 const MAX_PARAMETERS: f64 = 4e9;
 /// The most tokens in a micro-batch: their activations alone are gigabytes.
@@ -440,6 +453,8 @@ mod tests {
         assert_names("train.eval_interval", |c| c.train.eval_interval = 0);
         assert_names("train.checkpoint_interval", |c| c.train.checkpoint_interval = 0);
         assert_names("train.keep_checkpoints", |c| c.train.keep_checkpoints = 0);
+        assert_names("train.spike_window", |c| c.train.spike_window = 1);
+        assert_names("train.on_bad_numbers", |c| c.train.on_bad_numbers = Setback::Warn);
     }
 
     #[test]
@@ -466,6 +481,8 @@ mod tests {
             ("optimizer.weight_decay", |c| &mut c.optimizer.weight_decay, &[-0.1]),
             ("optimizer.max_grad_norm", |c| &mut c.optimizer.max_grad_norm, &[-0.1]),
             ("optimizer.router_lr_multiplier", |c| &mut c.optimizer.router_lr_multiplier, &[-0.1]),
+            ("train.spike_threshold", |c| &mut c.train.spike_threshold, &[0.0, -1.0]),
+            ("train.recompute_fraction", |c| &mut c.train.recompute_fraction, &[-0.1, 1.1]),
         ];
         for (key, field, wrong) in keys {
             for &value in wrong.iter().chain(&[f64::NAN, f64::INFINITY]) {

@@ -112,6 +112,25 @@ impl Router {
         routing
     }
 
+    /// [`Self::decide`] for a few tokens, on this thread and into memory that `routing` has already; leaves out the
+    /// losses, which matter in training alone.
+    pub fn decide_again(&self, scores_NE: &[f32], bias_E: Option<&[f32]>, routing: &mut Routing) {
+        let (experts, k) = (self.num_experts, self.experts_per_token);
+        let pairs = scores_NE.len() / experts * k;
+        routing.num_experts = experts;
+        routing.probs_NE.clear();
+        routing.probs_NE.extend_from_slice(scores_NE);
+        routing.experts_NK.resize(pairs, 0);
+        routing.gates_NK.resize(pairs, 0.0);
+        let choices = routing.experts_NK.chunks_exact_mut(k).zip(routing.gates_NK.chunks_exact_mut(k));
+        let rows = routing.probs_NE.chunks_exact_mut(experts).zip(choices);
+        simd::vectorized!(|| {
+            for (probs_E, (chosen_K, gates_K)) in rows {
+                self.decide_token(probs_E, bias_E, chosen_K, gates_K);
+            }
+        });
+    }
+
     /// One token: turns its scores into probabilities, fills in its choice, and returns the scores' log-sum-exp.
     #[inline(always)]
     fn decide_token(
@@ -282,6 +301,17 @@ mod tests {
         assert_eq!(routing.gates_NK, [0.5, 0.5]);
         assert_eq!(routing.probs_NE, [0.25; 4]);
         assert!((routing.z_loss - 4f32.ln().powi(2)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn deciding_into_old_memory_gives_the_same_decisions() {
+        let scores: Vec<f32> = (0..24).map(|i| (i as f32 * 1.7).sin()).collect();
+        let router = router(4, 2, config());
+        let mut again = router.decide(&[1.0; 80], None, None);
+        router.decide_again(&scores, None, &mut again);
+        let fresh = router.decide(&scores, None, None);
+        assert_eq!((again.experts_NK, again.gates_NK), (fresh.experts_NK, fresh.gates_NK));
+        assert_eq!(again.probs_NE, fresh.probs_NE);
     }
 
     #[test]

@@ -32,6 +32,24 @@ pub struct Layer {
     pub feed_forward: Arc<FeedForward>,
 }
 
+/// Where the residual stream has just been; layers count from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Station {
+    Embedding,
+    Attention(usize),
+    FeedForward(usize),
+}
+
+impl std::fmt::Display for Station {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Station::Embedding => f.write_str("the embedding"),
+            Station::Attention(layer) => write!(f, "layer {layer}'s attention"),
+            Station::FeedForward(layer) => write!(f, "layer {layer}'s feed-forward part"),
+        }
+    }
+}
+
 /// What a run through the model gives.
 pub struct Output {
     pub loss: Loss,
@@ -81,8 +99,20 @@ impl Transformer {
     /// The loss of predicting `targets_N` from `ids_N`, sequences of `pass.time` tokens one after the other. In training
     /// `loss.root.backward()` adds every weight's gradient to [`Parameters::gradients`].
     pub fn forward(&self, ids_N: &[u32], targets_N: &[u32], pass: Pass) -> Result<Output> {
+        self.forward_watched(ids_N, targets_N, pass, |_, _| Ok(()))
+    }
+
+    /// As [`Self::forward`]; shows the residual stream x_ND after each of its stations.
+    pub fn forward_watched(
+        &self,
+        ids_N: &[u32],
+        targets_N: &[u32],
+        pass: Pass,
+        mut watch: impl FnMut(Station, &Tensor) -> Result<()>,
+    ) -> Result<Output> {
         let x_ND = self.embed(ids_N, pass)?;
-        let (x_ND, routing) = self.sub_layers(0, x_ND, pass, |_| ())?;
+        watch(Station::Embedding, &x_ND)?;
+        let (x_ND, routing) = self.sub_layers(0, x_ND, pass, watch)?;
         Ok(Output { loss: self.head.loss(&self.parameters, &x_ND, targets_N, pass)?, routing })
     }
 
@@ -96,24 +126,25 @@ impl Transformer {
     }
 
     /// The residual stream after all sub-layers from number `first` on, given that before it, and the routing of those
-    /// that route. Sub-layer 2 l is the attention of layer l, 2 l + 1 its feed-forward. `keep` sees the stream before
+    /// that route. Sub-layer 2 l is the attention of layer l, 2 l + 1 its feed-forward. `watch` sees the stream after
     /// each.
     pub fn sub_layers(
         &self,
         first: usize,
         mut x_ND: Tensor,
         pass: Pass,
-        mut keep: impl FnMut(&Tensor),
+        mut watch: impl FnMut(Station, &Tensor) -> Result<()>,
     ) -> Result<(Tensor, Vec<Arc<Routing>>)> {
         let mut routing = Vec::new();
-        for number in first..2 * self.layers.len() {
-            keep(&x_ND);
-            let layer = &self.layers[number / 2];
-            if number % 2 == 0 {
+        for sub_layer in first..2 * self.layers.len() {
+            let (number, layer) = (sub_layer / 2, &self.layers[sub_layer / 2]);
+            if sub_layer % 2 == 0 {
                 x_ND = layer.attention.forward(&self.parameters, &x_ND, pass)?;
+                watch(Station::Attention(number), &x_ND)?;
             } else {
                 let (y_ND, decisions) = layer.feed_forward.forward(&self.parameters, &x_ND, pass)?;
                 x_ND = y_ND;
+                watch(Station::FeedForward(number), &x_ND)?;
                 routing.extend(decisions);
             }
         }

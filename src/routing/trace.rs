@@ -64,7 +64,7 @@ impl Trace {
         for (positions, pass) in passes(tokens, model.model.max_position_embeddings) {
             let ids_N = &tokens.ids[positions.clone()];
             let targets_N = &tokens.ids[positions.start + 1..positions.end + 1];
-            let (x_ND, routing) = model.sub_layers(0, model.embed(ids_N, pass)?, pass, |_| ())?;
+            let (x_ND, routing) = model.sub_layers(0, model.embed(ids_N, pass)?, pass, |_, _| Ok(()))?;
             let loss = model.head.loss(&model.parameters, &x_ND, targets_N, pass)?;
             let likeliest_N = model.head.likeliest(&model.parameters, &x_ND)?;
             for (layer, routing) in trace.layers.iter_mut().zip(&routing) {

@@ -3,22 +3,21 @@
 //! Everything that happens in step s follows from the state after step s - 1 and the configuration alone, so that a
 //! resumed run writes the bytes that the uninterrupted one would have written.
 
+mod diagnosis;
 pub mod evaluate;
 pub mod metrics;
 pub mod prepare;
 pub mod progress;
 pub mod run_directory;
 pub mod state;
+mod step;
 
 use crate::checkpoint::Files;
-use crate::config::{Balance, Config};
-use crate::dataset::batch;
+use crate::config::Config;
 use crate::error::Failure;
-use crate::model::operation::{Mode, Pass};
 use crate::model::parameters::Parameters;
 use crate::model::router::Routing;
-use crate::optim::adamw::{AdamW, gradient_norm};
-use crate::optim::schedule::learning_rate;
+use crate::optim::adamw::AdamW;
 use crate::sample::SamplingOptions;
 use crate::sample::generate::{Prompt, generate_text};
 use anyhow::{Context, Result};
@@ -90,6 +89,8 @@ impl Trainer {
             trainer.state = state;
         }
         trainer.directory.relink(&trainer.state)?;
+        // What a crash kept from being done, or left behind.
+        trainer.directory.prune(&trainer.state, trainer.config.train.keep_checkpoints)?;
         trainer.state.config_sha256 = state::config_sha256(&trainer.config)?;
         trainer.directory.configure(&trainer.config)?;
         trainer.earlier_s = trainer.directory.rewind(&trainer.state)?;
@@ -131,7 +132,7 @@ impl Trainer {
         }
         let mut ending = if self.state.step >= last { Ending::Finished } else { Ending::Paused };
         while self.state.step < last.min(pause_at) {
-            let report = self.step()?;
+            let report = self.step(progress)?;
             let step = self.state.step;
             progress.step(step, report.loss, self.tokens_per_step(), &report.routed.expert_load);
             let every = |interval: usize| step.is_multiple_of(interval) || step == last;
@@ -145,6 +146,9 @@ impl Trainer {
             }
             let stop = self.is_out_of_patience();
             let interrupt = interrupted.load(Ordering::SeqCst);
+            if save || stop {
+                self.state.due_step = step;
+            }
             if save || stop || interrupt || step == pause_at {
                 self.save()?;
             }
@@ -175,48 +179,20 @@ impl Trainer {
         train.batch_size * train.gradient_accumulation_steps * self.config.model.max_position_embeddings
     }
 
-    /// One optimizer step: micro-batches forward and backward, then clipping, update and bias balancing.
-    fn step(&mut self) -> Result<StepReport> {
-        let (model, train) = (&self.prepared.model, &self.config.train);
-        let time = self.config.model.max_position_embeddings;
-        let micro_batches = train.gradient_accumulation_steps;
-        let (mut loss, mut target_bytes, mut routed) = (0.0, 0, RoutingAverages::default());
-        for micro in 0..micro_batches {
-            let number = (self.state.step * micro_batches + micro) as u64;
-            let batch = batch(&self.prepared.training.ids, train.batch_size, time, train.seed, number);
-            let mode = Mode::Train { seed: train.seed, step: number, loss_scale: 1.0 / micro_batches as f32 };
-            let pass = Pass { batch: train.batch_size, time, mode, precision: train.precision };
-            let output = model.forward(&batch.ids, &batch.targets, pass)?;
-            loss += f64::from(output.loss.root.to_scalar::<f32>()?);
-            target_bytes += self.prepared.byte_count(&batch.targets);
-            output.loss.root.backward()?;
-            routed.add(&output.routing, micro_batches);
-        }
-        let gradient_norm = gradient_norm(&model.parameters);
-        if !loss.is_finite() || !gradient_norm.is_finite() {
-            let what = format!("loss {loss}, gradient norm {gradient_norm}, and no weight was changed by it");
-            return Err(self.diverged(self.state.step + 1, &what).into());
-        }
-        let learning_rate = learning_rate(&self.config.optimizer, self.state.step, train.max_steps);
-        self.optimizer.step(&model.parameters, learning_rate, gradient_norm);
-        if self.config.router.balance == Balance::Bias {
-            self.move_biases(&routed);
-        }
-        self.state.step += 1;
-        self.state.tokens += self.tokens_per_step() as u64;
-        Ok(StepReport { loss, target_bytes, gradient_norm, learning_rate, routed })
+    fn diverged(&self, step: usize, what: &str) -> Failure {
+        Failure::Diverged(format!(
+            "training diverged in step {step}: {what}{}. Try a lower optimizer.learning_rate or a longer \
+             optimizer.warmup_steps, or go on past it with --resume and --set train.on_bad_numbers=skip or =rewind",
+            self.last_checkpoint()
+        ))
     }
 
-    fn diverged(&self, step: usize, what: &str) -> Failure {
+    fn last_checkpoint(&self) -> String {
         let path = self.directory.path().display();
-        let rest = match self.directory.checkpoints().join("latest").exists() {
+        match self.directory.checkpoints().join("latest").exists() {
             true => format!("the last checkpoint in {path} is sound"),
             false => format!("{path} has no checkpoint yet"),
-        };
-        Failure::Diverged(format!(
-            "training diverged in step {step}: {what}; {rest}. Try a lower optimizer.learning_rate or a longer \
-             optimizer.warmup_steps"
-        ))
+        }
     }
 
     /// Aux-loss-free balancing (Wang et al. 2024, algorithm 1): an expert with less than its share of the step's load
@@ -287,7 +263,7 @@ impl Trainer {
             routed.add_weighted(window.routing, window.share);
         })?;
         if !evaluation.loss.is_finite() {
-            return Err(self.diverged(self.state.step, &format!("validation loss {}", evaluation.loss)).into());
+            return Err(self.diverged(self.state.step, &format!("validation loss {}; ", evaluation.loss)).into());
         }
         let record = Record {
             loss: evaluation.loss,

@@ -4,8 +4,9 @@ use super::metrics::{LoggedTime, Record};
 use super::prepare::Prepared;
 use super::state::TrainerState;
 use crate::checkpoint::{self, Files, model_files};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::error::Failure;
+use crate::fault;
 use crate::ops::{pool, simd};
 use crate::optim::adamw::AdamW;
 use anyhow::{Context, Result};
@@ -13,6 +14,16 @@ use serde_json::json;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+
+/// Keys that may have another value when a run is resumed: how far it goes, and what becomes of steps that go wrong.
+const MAY_CHANGE: [&str; 6] = [
+    "train.max_steps",
+    "train.on_bad_numbers",
+    "train.on_loss_spike",
+    "train.spike_window",
+    "train.spike_threshold",
+    "train.recompute_fraction",
+];
 
 /// A run's directory, made by [`RunDirectory::create`] or found by [`RunDirectory::open`]. No other process can have
 /// it at the same time.
@@ -29,7 +40,8 @@ impl RunDirectory {
     /// [`Failure::Usage`]
     pub fn check_free(path: &Path) -> Result<()> {
         let occupied = match fs::read_dir(path) {
-            Ok(entries) => entries.flatten().any(|entry| entry.file_name() != ".lock"),
+            // A lock, or what a crash left before there was a run.
+            Ok(entries) => entries.flatten().any(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")),
             Err(_) => path.symlink_metadata().is_ok(),
         };
         if !occupied {
@@ -57,14 +69,15 @@ impl RunDirectory {
             let name = path.display();
             return Err(Failure::Usage(format!("there is no run in {name} to resume; leave --resume out")).into());
         };
-        let saved: Config = toml::from_str(&text).with_context(|| format!("cannot read {}", file.display()))?;
+        let saved = config::parse(&text, &file.display().to_string(), &[])?;
         let differences = differing_keys(&saved, config)?;
         if !differences.is_empty() {
             return Err(Failure::Usage(format!(
-                "the run in {} has another configuration: {}; resume it unchanged (only train.max_steps may change), or \
-                 start another run with --run",
+                "the run in {} has another configuration: {}; resume it unchanged (only {} may change), or start another \
+                 run with --run",
                 path.display(),
-                differences.join(", ")
+                differences.join(", "),
+                MAY_CHANGE.join(", ")
             ))
             .into());
         }
@@ -83,11 +96,15 @@ impl RunDirectory {
     pub fn configure(&self, config: &Config) -> Result<()> {
         self.write("config.toml", toml::to_string(config)?.as_bytes())?;
         let checkpoints = self.checkpoints();
+        fault::system_call();
         fs::create_dir_all(&checkpoints).with_context(|| format!("cannot create {}", checkpoints.display()))
     }
 
-    /// Writes `run.json`, the facts about the session that began the run.
+    /// Writes `run.json`, the facts about the session that began the run, unless it is there.
     pub fn describe(&self, prepared: &Prepared) -> Result<()> {
+        if self.path.join("run.json").exists() {
+            return Ok(());
+        }
         let facts = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "git_revision": git_revision(),
@@ -106,12 +123,8 @@ impl RunDirectory {
         self.write("run.json", format!("{facts:#}\n").as_bytes())
     }
 
-    /// Replaces a file whole or not at all: a full disk must not cost a run its configuration.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.path.join(name);
-        let temporary = self.path.join(format!(".{name}.tmp"));
-        let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, &path));
-        written.with_context(|| format!("cannot write {}", path.display()))
+        checkpoint::replace(&self.path.join(name), bytes)
     }
 
     pub fn append_metrics(&self, record: &Record) -> Result<()> {
@@ -129,7 +142,16 @@ impl RunDirectory {
 
     fn append(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path.join(name);
-        let append = || OpenOptions::new().create(true).append(true).open(&path)?.write_all(bytes);
+        let append = || {
+            fault::system_call();
+            let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+            let (head, tail) = bytes.split_at(bytes.len() / 2);
+            for part in [head, tail] {
+                fault::system_call();
+                file.write_all(part)?;
+            }
+            Ok::<_, std::io::Error>(())
+        };
         append().with_context(|| format!("cannot write to {}", path.display()))
     }
 
@@ -163,7 +185,12 @@ impl RunDirectory {
         if state.best_step == Some(state.step) {
             checkpoint::link(&checkpoints, "best", &saved)?;
         }
-        checkpoint::prune(&checkpoints, keep)
+        self.prune(state, keep)
+    }
+
+    /// Removes old checkpoints and leftovers of crashes; see [`checkpoint::prune`].
+    pub fn prune(&self, state: &TrainerState, keep: usize) -> Result<()> {
+        checkpoint::prune(&self.checkpoints(), keep, state.due_step as u64)
     }
 
     /// The newest checkpoint that verifies. Newer ones that do not are reported to `warn` and renamed, because among
@@ -233,12 +260,13 @@ fn lock(path: &Path) -> Result<File> {
 fn cut(path: &Path, len: u64) -> Result<()> {
     let cut = || -> std::io::Result<()> {
         let file = OpenOptions::new().write(true).open(path)?;
+        fault::system_call();
         if file.metadata()?.len() > len { file.set_len(len) } else { Ok(()) }
     };
     cut().with_context(|| format!("cannot shorten {}", path.display()))
 }
 
-/// Keys with different values, apart from the number of steps.
+/// Keys with different values, apart from those that may change.
 fn differing_keys(saved: &Config, config: &Config) -> Result<Vec<String>> {
     let (saved, config) = (toml::Table::try_from(saved)?, toml::Table::try_from(config)?);
     let mut keys = Vec::new();
@@ -246,7 +274,7 @@ fn differing_keys(saved: &Config, config: &Config) -> Result<Vec<String>> {
         for (key, value) in values.as_table().into_iter().flatten() {
             let name = format!("{section}.{key}");
             let before = saved.get(section).and_then(|values| values.get(key));
-            if before != Some(value) && name != "train.max_steps" {
+            if before != Some(value) && !MAY_CHANGE.contains(&name.as_str()) {
                 keys.push(name);
             }
         }

@@ -7,6 +7,15 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+/// Consecutive micro-batches that the run went past without learning from them, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// The step that went wrong.
+    pub step: usize,
+    pub batches: u64,
+    pub reason: String,
+}
+
 /// Everything that the next step depends on and that is not a tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
@@ -19,6 +28,16 @@ pub struct TrainerState {
     pub best_val_loss: Option<f64>,
     pub best_step: Option<usize>,
     pub evaluations_without_improvement: usize,
+    /// The step of the last checkpoint that was due, be it by interval or as the best: where a rewind goes back to.
+    /// One that a pause or an interruption asked for does not count, so that they change nothing.
+    #[serde(default)]
+    pub due_step: usize,
+    /// Training losses of the last steps, oldest first: what a jump of the loss is measured against.
+    #[serde(default)]
+    pub recent_losses: Vec<f64>,
+    /// Batches that were dropped.
+    #[serde(default)]
+    pub skipped: Vec<Skipped>,
     /// How much of the run's `metrics.jsonl` and `samples.txt` had been written.
     pub metrics_lines: usize,
     pub samples_bytes: u64,
@@ -37,11 +56,39 @@ impl TrainerState {
             best_val_loss: None,
             best_step: None,
             evaluations_without_improvement: 0,
+            due_step: 0,
+            recent_losses: Vec::new(),
+            skipped: Vec::new(),
             metrics_lines: 0,
             samples_bytes: 0,
             config_sha256: config_sha256(config)?,
             data_sha256: prepared.data_sha256.clone(),
         })
+    }
+
+    /// The number of micro-batch `micro` of the next step: one after the other, past those that were skipped.
+    pub fn batch_number(&self, micro: usize, micro_batches: usize) -> u64 {
+        let skipped: u64 = self.skipped.iter().map(|skipped| skipped.batches).sum();
+        (self.step * micro_batches + micro) as u64 + skipped
+    }
+
+    /// By how many standard deviations `loss` is above the mean of the last `window` losses; none before there are as
+    /// many.
+    pub fn z_score(&self, loss: f64, window: usize) -> Option<f64> {
+        if window == 0 || self.recent_losses.len() < window {
+            return None;
+        }
+        let losses = &self.recent_losses[self.recent_losses.len() - window..];
+        let mean = losses.iter().sum::<f64>() / window as f64;
+        let variance = losses.iter().map(|loss| (loss - mean).powi(2)).sum::<f64>() / window as f64;
+        Some((loss - mean) / variance.sqrt().max(f64::MIN_POSITIVE))
+    }
+
+    /// Remembers the loss of a step that was taken.
+    pub fn push_loss(&mut self, loss: f64, window: usize) {
+        self.recent_losses.push(loss);
+        let excess = self.recent_losses.len().saturating_sub(window);
+        self.recent_losses.drain(..excess);
     }
 
     /// Refuses to continue `saved` on other data.

@@ -3,6 +3,8 @@
 // Each test file is a crate of its own and uses a part of this.
 #![allow(dead_code)]
 
+pub mod run;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -90,6 +92,11 @@ impl Workspace {
         output(self.command().args(arguments.split_whitespace()))
     }
 
+    /// As [`Self::tinymoe`], with a fault (see [`tinymoe::fault`]).
+    pub fn with_fault(&self, fault: &str, arguments: &str) -> Output {
+        output(self.command().args(arguments.split_whitespace()).env("TINYMOE_FAULT", fault))
+    }
+
     /// As [`Self::tinymoe`], for what must go well.
     pub fn succeeds(&self, arguments: &str) -> Output {
         let output = self.tinymoe(arguments);
@@ -150,7 +157,11 @@ impl SmallDisk {
     }
 
     pub fn grow(&self, size: &str) {
-        let status = Command::new("mount").args(["-o", &format!("remount,size={size}")]).arg(&self.path).status();
+        self.remount(&format!("size={size}"));
+    }
+
+    pub fn remount(&self, option: &str) {
+        let status = Command::new("mount").args(["-o", &format!("remount,{option}")]).arg(&self.path).status();
         assert!(status.unwrap().success());
     }
 }

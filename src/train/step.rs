@@ -1,0 +1,207 @@
+//! One optimizer step: micro-batches forward and backward, a look at what came out, then the update. Where the look
+//! finds something wrong, no weight is changed, and the configuration decides what happens instead.
+
+use super::diagnosis::{self, Evidence};
+use super::metrics::RoutingAverages;
+use super::progress::Progress;
+use super::run_directory::RunDirectory;
+use super::state::{Skipped, TrainerState};
+use super::{StepReport, Trainer};
+use crate::checkpoint;
+use crate::config::{Balance, Setback};
+use crate::dataset::{Batch, batch};
+use crate::fault;
+use crate::model::operation::{Mode, Pass};
+use crate::optim::adamw::{AdamW, gradient_norm};
+use crate::optim::schedule::learning_rate;
+use crate::random::Stream;
+use anyhow::{Context, Result, bail};
+
+/// A run that is set back this often without reaching another checkpoint ends.
+const MAX_SETBACKS: usize = 10;
+
+/// What forward and backward passes over a step's micro-batches gave, besides the gradient, which lies with the
+/// parameters.
+struct Computed {
+    loss: f64,
+    target_bytes: usize,
+    routed: RoutingAverages,
+}
+
+impl Trainer {
+    /// Takes a step. Skipping and rewinding happen in here, so that the step taken may be an earlier one than was due.
+    pub(super) fn step(&mut self, progress: &Progress) -> Result<StepReport> {
+        loop {
+            let computed = self.compute_checked(progress)?;
+            let gradient_norm = gradient_norm(&self.prepared.model.parameters);
+            match self.find_trouble(computed.loss, gradient_norm, progress) {
+                Some((what, policy)) => self.set_back(&what, policy, &computed, progress)?,
+                None => return Ok(self.update(computed, gradient_norm)),
+            }
+        }
+    }
+
+    /// Micro-batch `micro` of the next step, and what to do with it.
+    fn micro_batch(&self, micro: usize) -> Result<(u64, Batch, Pass)> {
+        let train = &self.config.train;
+        let (time, micro_batches) = (self.config.model.max_position_embeddings, train.gradient_accumulation_steps);
+        let number = self.state.batch_number(micro, micro_batches);
+        let batch = batch(&self.prepared.training.ids, train.batch_size, time, train.seed, number);
+        let mode = Mode::Train { seed: train.seed, step: number, loss_scale: 1.0 / micro_batches as f32 };
+        Ok((number, batch, Pass { batch: train.batch_size, time, mode, precision: train.precision }))
+    }
+
+    fn compute(&self) -> Result<Computed> {
+        let model = &self.prepared.model;
+        let micro_batches = self.config.train.gradient_accumulation_steps;
+        let mut computed = Computed { loss: 0.0, target_bytes: 0, routed: RoutingAverages::default() };
+        for micro in 0..micro_batches {
+            let (number, batch, pass) = self.micro_batch(micro)?;
+            let output = model.forward(&batch.ids, &batch.targets, pass)?;
+            computed.loss += f64::from(output.loss.root.to_scalar::<f32>()?);
+            computed.target_bytes += self.prepared.byte_count(&batch.targets);
+            output.loss.root.backward()?;
+            fault::gradient(number, &mut model.parameters.gradients());
+            computed.routed.add(&output.routing, micro_batches);
+        }
+        Ok(computed)
+    }
+
+    /// As [`Self::compute`]. In a sample of the steps everything is computed twice, which must give the same bits; if
+    /// it does not, a third time decides.
+    ///
+    /// # Errors
+    /// Three different results: nothing that this machine computes can be relied on.
+    fn compute_checked(&self, progress: &Progress) -> Result<Computed> {
+        let computed = self.compute()?;
+        let train = &self.config.train;
+        let step = self.state.step as u64;
+        if Stream::new(train.seed, "recompute", &[step]).uniform(0) >= train.recompute_fraction {
+            return Ok(computed);
+        }
+        let first = self.take_gradient_bits(&computed);
+        let again = self.compute()?;
+        if self.has_gradient_bits(&again, &first) {
+            return Ok(again);
+        }
+        let second = self.take_gradient_bits(&again);
+        let decisive = self.compute()?;
+        let step = step + 1;
+        if self.has_gradient_bits(&decisive, &first) || self.has_gradient_bits(&decisive, &second) {
+            progress.warn(&format!(
+                "step {step} was computed twice with different results; a third time gave one of them again, which is \
+                 used: a transient error of this machine (memory or processor)"
+            ));
+            return Ok(decisive);
+        }
+        bail!(
+            "step {step} was computed three times with three different results: this machine makes errors reproducibly \
+             (test its memory and processor), or a kernel is not deterministic. No weight was changed; {}",
+            self.last_checkpoint()
+        )
+    }
+
+    /// The bits of loss and gradient; clears the gradient.
+    fn take_gradient_bits(&self, computed: &Computed) -> (u64, Vec<f32>) {
+        let mut gradients = self.prepared.model.parameters.gradients();
+        let bits = gradients.clone();
+        gradients.fill(0.0);
+        (computed.loss.to_bits(), bits)
+    }
+
+    fn has_gradient_bits(&self, computed: &Computed, (loss, bits): &(u64, Vec<f32>)) -> bool {
+        let gradients = self.prepared.model.parameters.gradients();
+        let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits();
+        computed.loss.to_bits() == *loss && gradients.iter().zip(bits).all(same)
+    }
+
+    /// What is wrong with this loss and gradient, if anything, and what the configuration says about it.
+    fn find_trouble(&self, loss: f64, gradient_norm: f64, progress: &Progress) -> Option<(String, Setback)> {
+        let train = &self.config.train;
+        if !loss.is_finite() || !gradient_norm.is_finite() {
+            return Some((format!("loss {loss}, gradient norm {gradient_norm}"), train.on_bad_numbers));
+        }
+        let z_score = self.state.z_score(loss, train.spike_window)?;
+        if z_score <= train.spike_threshold {
+            return None;
+        }
+        let window = train.spike_window;
+        let what =
+            format!("loss {loss:.4} is {z_score:.1} standard deviations above the mean of the last {window} steps");
+        if train.on_loss_spike == Setback::Warn {
+            progress.warn(&format!("step {}: {what}", self.state.step + 1));
+            return None;
+        }
+        Some((what, train.on_loss_spike))
+    }
+
+    /// Clips, moves the weights, and balances the routers' biases.
+    fn update(&mut self, computed: Computed, gradient_norm: f64) -> StepReport {
+        let learning_rate = self.learning_rate();
+        let Computed { loss, target_bytes, routed } = computed;
+        self.optimizer.step(&self.prepared.model.parameters, learning_rate, gradient_norm);
+        if self.config.router.balance == Balance::Bias {
+            self.move_biases(&routed);
+        }
+        self.state.push_loss(loss, self.config.train.spike_window);
+        self.state.step += 1;
+        self.state.tokens += self.tokens_per_step() as u64;
+        StepReport { loss, target_bytes, gradient_norm, learning_rate, routed }
+    }
+
+    fn learning_rate(&self) -> f64 {
+        learning_rate(&self.config.optimizer, self.state.step, self.config.train.max_steps)
+    }
+
+    /// Goes past the batches of a step that went wrong, or ends the run.
+    fn set_back(&mut self, what: &str, policy: Setback, computed: &Computed, progress: &Progress) -> Result<()> {
+        let evidence = self.evidence(computed)?;
+        self.prepared.model.parameters.gradients().fill(0.0);
+        let step = self.state.step + 1;
+        let since = self.state.skipped.iter().filter(|skipped| skipped.step > self.state.due_step).count();
+        if policy == Setback::Stop || since >= MAX_SETBACKS {
+            let often = if policy == Setback::Stop { "" } else { ", once more after 10 setbacks without a checkpoint" };
+            let what = format!("{what}{often}; no weight was changed by it\n{evidence}");
+            return Err(self.diverged(step, &what).into());
+        }
+        let target = if policy == Setback::Rewind { self.state.due_step } else { self.state.step };
+        let batches = ((step - target) * self.config.train.gradient_accumulation_steps) as u64;
+        let reason = format!("{what}\n{evidence}");
+        if policy == Setback::Rewind {
+            progress.warn(&format!("step {step}: {reason}back to step {target}, and past the batches since then"));
+            self.go_back(target)?;
+        } else {
+            progress.warn(&format!("step {step}: {reason}this batch is skipped"));
+        }
+        self.state.skipped.push(Skipped { step, batches, reason: what.to_owned() });
+        Ok(())
+    }
+
+    /// Restores the state after step `target`, at which there is a checkpoint unless it is 0, and forgets all that came
+    /// later; but not which batches were skipped.
+    fn go_back(&mut self, target: usize) -> Result<()> {
+        let checkpoints = self.directory.checkpoints();
+        let state = if target == 0 {
+            self.prepared.model.parameters.initialize(self.config.train.seed);
+            self.optimizer = AdamW::new(&self.config.optimizer, &self.prepared.model.parameters);
+            TrainerState::new(&self.config, &self.prepared)?
+        } else {
+            let files = checkpoint::load(&checkpoint::of_step(&checkpoints, target as u64))
+                .with_context(|| format!("cannot go back to step {target}"))?;
+            RunDirectory::restore(&files, &mut self.prepared, &mut self.optimizer)?
+        };
+        let (skipped, config_sha256) = (std::mem::take(&mut self.state.skipped), self.state.config_sha256.clone());
+        self.state = TrainerState { skipped, config_sha256, ..state };
+        self.directory.relink(&self.state)?;
+        checkpoint::discard_after(&checkpoints, target as u64)?;
+        self.directory.rewind(&self.state)?;
+        Ok(())
+    }
+
+    /// What is known about a step that went wrong, a line each.
+    fn evidence(&self, computed: &Computed) -> Result<Evidence> {
+        let micro_batches = self.config.train.gradient_accumulation_steps;
+        let batches = (0..micro_batches).map(|micro| self.micro_batch(micro)).collect::<Result<Vec<_>>>()?;
+        diagnosis::examine(&self.prepared.model, &batches, self.learning_rate(), &computed.routed)
+    }
+}

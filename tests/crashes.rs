@@ -1,0 +1,164 @@
+//! Ends that nobody asked for: processes killed at any moment, disks that refuse. No run is lost by them.
+#![cfg(unix)]
+
+mod common;
+
+use common::run::{assert_same, outcome, spawn, train, wait_for_metrics};
+use common::{SmallDisk, Workspace, output};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
+
+/// Steps whose training line is whole in a run's metrics.
+fn steps_logged(workspace: &Workspace, run: &str) -> u64 {
+    let metrics = fs::read_to_string(workspace.path(run).join("metrics.jsonl")).unwrap_or_default();
+    let steps =
+        metrics.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()?["step"].as_u64());
+    steps.max().unwrap_or(0)
+}
+
+/// The step of the newest checkpoint that verifies; 0 if there is none.
+fn newest_step(workspace: &Workspace, run: &str) -> u64 {
+    let newest = tinymoe::checkpoint::newest(&workspace.path(run).join("checkpoints")).unwrap();
+    assert!(newest.rejected.is_empty(), "{:?}", newest.rejected);
+    newest.found.map_or(0, |(path, _)| path.to_str().unwrap().rsplit_once('-').unwrap().1.parse().unwrap())
+}
+
+fn assert_no_temporary_files(workspace: &Workspace, run: &str, what: &str) {
+    for folder in [workspace.path(run), workspace.path(run).join("checkpoints")] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            assert!(!name.starts_with('.') || name == ".lock", "{what} leaves {name}");
+        }
+    }
+}
+
+#[test]
+fn a_kill_before_any_system_call_of_a_run_costs_one_checkpoint_interval_at_most() {
+    let settings = "train.checkpoint_interval=1 train.keep_checkpoints=1 train.max_steps=3 train.eval_interval=2";
+    let workspace = Workspace::new();
+    workspace.succeeds(&train("whole", settings));
+    let whole = outcome(&workspace, "whole");
+    let check = |call: usize, run: &str| -> bool {
+        _ = fs::remove_dir_all(workspace.path(run));
+        let arguments = format!("{} --threads 1", train(run, settings));
+        let mut command = workspace.command();
+        command.args(arguments.split_whitespace()).env("TINYMOE_FAULT", format!("kill={call}"));
+        let killed = command.output().unwrap();
+        if killed.status.success() {
+            return false;
+        }
+        assert_eq!(killed.status.signal(), Some(9), "call {call}: {}", String::from_utf8_lossy(&killed.stderr));
+        if workspace.path(run).join("config.toml").exists() {
+            let (logged, saved) = (steps_logged(&workspace, run), newest_step(&workspace, run));
+            assert!(saved + 1 >= logged, "call {call}: {logged} steps logged, {saved} saved");
+            workspace.succeeds(&format!("{arguments} --resume"));
+        } else {
+            workspace.succeeds(&arguments);
+        }
+        let what = format!("killed before call {call}");
+        assert_same(&outcome(&workspace, run), &whole, &what);
+        assert_no_temporary_files(&workspace, run, &what);
+        true
+    };
+    let calls: Vec<usize> = std::thread::scope(|scope| {
+        let check = &check;
+        let part = |first: usize| {
+            move || (first..).step_by(2).take_while(|&call| check(call, &format!("killed{first}"))).count()
+        };
+        let threads: Vec<_> = [1, 2].map(|first| scope.spawn(part(first))).into();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let calls: usize = calls.iter().sum();
+    println!("killed before each of {calls} system calls");
+    assert!(calls > 100, "only {calls} system calls have a fault before them");
+}
+
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn a_second_interrupt_leaves_at_once_and_harms_nothing() {
+    let workspace = Workspace::new();
+    // Steps of a good second, so that both signals fall into one.
+    let settings = "train.gradient_accumulation_steps=4000 train.checkpoint_interval=1 train.max_steps=100000";
+    for attempt in 0..5 {
+        let run = format!("r{attempt}");
+        let arguments = train(&run, settings);
+        let mut child = spawn(&workspace, &arguments);
+        wait_for_metrics(&workspace, &run, &mut child, 1);
+        signal(&child, "INT");
+        signal(&child, "TERM");
+        let end = child.wait_with_output().unwrap();
+        assert_eq!(end.status.code(), Some(130));
+        if String::from_utf8_lossy(&end.stderr).contains("interrupted after step") {
+            continue; // The first signal came at the very end of a step.
+        }
+        let step = newest_step(&workspace, &run);
+        assert!(step <= 1, "step {step} was saved");
+        workspace.succeeds(&format!("{arguments} --resume --steps 2"));
+        workspace.succeeds(&format!("{} --steps 2", train("whole", settings)));
+        assert_same(&outcome(&workspace, &run), &outcome(&workspace, "whole"), "interrupted twice");
+        return assert_no_temporary_files(&workspace, &run, "the second interrupt");
+    }
+    panic!("every step ended between the two signals");
+}
+
+#[test]
+fn a_read_only_file_system_is_named_and_costs_nothing() {
+    let workspace = Workspace::new();
+    let settings = "train.keep_checkpoints=9";
+    let Some(disk) = SmallDisk::mount(workspace.path("disk"), "50m") else { return };
+    workspace.succeeds(&format!("{} --steps 5", train("disk/r", settings)));
+    disk.remount("ro");
+    workspace.refuses(&format!("{} --resume", train("disk/r", settings)), 1, &["disk/r", "Read-only file system"]);
+    workspace.refuses(&train("disk/new", settings), 1, &["disk/new", "Read-only file system"]);
+    workspace.succeeds("eval disk/r");
+    disk.remount("rw");
+    workspace.succeeds(&format!("{} --resume", train("disk/r", settings)));
+    workspace.succeeds(&train("whole", settings));
+    let mut resumed = outcome(&workspace, "disk/r");
+    resumed.checkpoints.retain(|name, _| !name.starts_with("step-000005/"));
+    assert_same(&resumed, &outcome(&workspace, "whole"), "on a disk that was read-only for a while");
+}
+
+#[test]
+fn lost_permission_is_named_and_costs_no_checkpoint() {
+    let workspace = Workspace::new();
+    // The superuser may write anywhere: then somebody else has to try.
+    let root = output(Command::new("id").arg("-u")).stdout.trim() == "0";
+    fs::copy(env!("CARGO_BIN_EXE_tinymoe"), workspace.path("program")).unwrap();
+    fs::create_dir(workspace.path("r")).unwrap();
+    for name in ["", "r"] {
+        fs::set_permissions(workspace.path(name), fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let settings = "train.max_steps=2000 train.checkpoint_interval=1 train.eval_interval=1000";
+    let train = |rest: &str| {
+        let mut command = Command::new(workspace.path("program"));
+        command.args(format!("{} {rest}", train("r", settings)).split_whitespace()).current_dir(workspace.path(""));
+        if root {
+            command.uid(65534).gid(65534);
+        }
+        command
+    };
+    let mut child = train("").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for_metrics(&workspace, "r", &mut child, 3);
+    let permit = |mode| fs::set_permissions(workspace.path("r/checkpoints"), fs::Permissions::from_mode(mode)).unwrap();
+    permit(0o555);
+    let end = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(end.stderr).unwrap();
+    assert_eq!(end.status.code(), Some(1), "{stderr}");
+    for part in ["cannot save step", "Permission denied", "check the owner of the directory", "untouched"] {
+        assert!(stderr.contains(part), "no {part:?} in {stderr}");
+    }
+    workspace.succeeds("eval r");
+    permit(0o755);
+    let step = newest_step(&workspace, "r");
+    let more = output(&mut train(&format!("--resume --steps {}", step + 3)));
+    assert_eq!(more.code, 0, "{}", more.stderr);
+    assert_eq!(newest_step(&workspace, "r"), step + 3);
+    assert_no_temporary_files(&workspace, "r", "lost permission");
+}
