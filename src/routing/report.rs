@@ -298,3 +298,63 @@ fn hex(expert: usize) -> String {
     let (r, g, b) = expert_colour(expert);
     format!("#{r:02x}{g:02x}{b:02x}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::facts::Measure;
+    use super::*;
+    use crate::config::{Config, TokenizerConfig, TokenizerKind};
+    use crate::dataset::Part;
+
+    /// A text of digits and words whose digits all go to expert 2, and whose other tokens to 0 and 1 in turn.
+    fn planted() -> Report {
+        let kind = TokenizerKind::Bytes;
+        let tokenizer =
+            Tokenizer::from_config(&TokenizerConfig { kind, vocab_size: 0, path: String::new() }, &[]).unwrap();
+        let mut config = Config::default();
+        config.model.num_experts = 4;
+        config.model.num_experts_per_tok = 1;
+        config.model.num_hidden_layers = 1;
+        config.model.max_position_embeddings = 16;
+        let model = Transformer::blank(&config.model, &config.router, tokenizer.vocab_size()).unwrap();
+        let text = "zébra 4711 zorro\n".repeat(40);
+        let parts = [Part { domain: "d", text: &text }];
+        let tokens = Tokens::encode(&parts, &tokenizer).unwrap();
+        let excerpts = super::super::excerpt_positions(&tokens, 1);
+        let mut trace = Trace::record(&model, &tokens, &excerpts, |_| Ok(())).unwrap();
+        for (position, expert) in trace.layers[0].experts_NK.iter_mut().enumerate() {
+            let is_digit = tokenizer.token_bytes(tokens.ids[position])[0].is_ascii_digit();
+            *expert = if is_digit { 2 } else { (position % 2) as u16 };
+        }
+        let traced =
+            Traced { model: &model, tokenizer: &tokenizer, tokens: &tokens, trace: &trace, excerpts: &excerpts };
+        Report::new(&traced, Context { names: vec!["talk.txt".into()], ..Context::default() })
+    }
+
+    #[test]
+    fn a_planted_specialist_leads_the_facts_and_a_dead_expert_is_named() {
+        let report = planted();
+        let first = &report.facts[0];
+        assert_eq!((first.measure, first.layer, first.expert), (Measure::Class, Some(0), Some(2)));
+        // Four of the 18 bytes of a line.
+        assert_eq!(first.text, "Layer 0, expert 2 handles 100% of numbers and dates (22% of all tokens come here)");
+        assert!(report.facts.iter().any(|fact| fact.text.contains("1 of 4 experts is dead")), "{:?}", report.facts);
+        assert_eq!(report.layers[0].labels[2], "numbers and dates");
+        assert_eq!((report.layers[0].labels[3].as_str(), &report.layers[0].load.dead[..]), ("", &[3][..]));
+    }
+
+    #[test]
+    fn an_excerpt_gives_the_text_back_with_a_choice_and_a_gate_for_each_token() {
+        let report = planted();
+        let excerpt = &report.texts[0];
+        assert_eq!((excerpt.name.as_str(), excerpt.domain.as_str()), ("talk.txt", "d"));
+        assert_eq!(excerpt.tokens.concat(), "zébra 4711 zorro\n".repeat(40));
+        assert_eq!(&excerpt.tokens[..3], ["z", "", "é"], "a character is in the last of its tokens");
+        assert_eq!(&excerpt.experts[7..11], [2; 4]);
+        // All weights are zero: each of four experts has a quarter.
+        assert!(excerpt.gates.iter().all(|&gate| gate == 25 || gate == 100), "{:?}", excerpt.gates);
+        assert_eq!(excerpt.logprob[0], None);
+        let uniform = -(report.model.vocabulary as f32).ln();
+        assert!(excerpt.logprob[1..].iter().all(|logprob| (logprob.unwrap() - uniform).abs() < 1e-4));
+    }
+}
