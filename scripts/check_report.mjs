@@ -185,6 +185,18 @@ async function heatmapsSpeakAndChoose(page, data) {
   await page.keyboard.press("Escape");
 }
 
+async function curvesAreReadByKey(page, data) {
+  const { train, val } = data.training;
+  await page.locator("#training svg").focus();
+  await page.keyboard.press("End");
+  const step = Math.max(train.step.at(-1), val.step.at(-1) ?? 0);
+  const lines = [`step ${step.toLocaleString("en-US")}`];
+  if (train.step.at(-1) === step) lines.push(`training: ${train.bits_per_byte.at(-1).toFixed(2)}`);
+  if (val.step.at(-1) === step) lines.push(`validation: ${val.bits_per_byte.at(-1).toFixed(2)}`);
+  if (data.training.ngram_bits_per_byte) lines.push(`n-gram: ${data.training.ngram_bits_per_byte.toFixed(2)}`);
+  assert.equal(await page.locator("#tooltip").innerText(), lines.join("\n"));
+}
+
 async function textsAreWhole(page, data) {
   for (const i of new Set([data.texts.length - 1, 0])) {
     await page.locator("#text-choice").selectOption(String(i));
@@ -357,6 +369,7 @@ async function checkReport(browser, file) {
     ["pointer and arrow keys show a token's probability, experts and gates", hoverAndKeyboardReadTokens],
     ["a chosen expert highlights its tokens and marks, Escape clears", highlightFollowsTheData],
     ["heatmaps answer pointer and keys", heatmapsSpeakAndChoose],
+    ["curves are read step by step", curvesAreReadByKey],
     ["every text is shown whole", textsAreWhole],
     ["facts lead to their evidence", factsLeadToEvidence],
     ["the theme turns and stays", themeTurnsAndStays],

@@ -152,7 +152,7 @@ function runName(path) {
 function sideBySide({ a, b, a_facts, b_facts }) {
   const keys = Object.keys(a_facts ?? {}).filter((key) => typeof a_facts[key] === "number");
   if (!keys.length) return null;
-  const value = (x) => (Number.isInteger(x) ? count(x) : fixed(x, 4));
+  const value = (x) => (Number.isInteger(x) ? count(x) : fixed(x, 3));
   return table(
     "The runs in numbers",
     [
@@ -165,8 +165,10 @@ function sideBySide({ a, b, a_facts, b_facts }) {
 }
 
 function matchedExperts({ unit }, { a, b, pairs, mean, expected }) {
-  const number = (expert) => (missing(expert) ? "–" : badge(expert));
-  const sorted = pairs.slice().sort((p, q) => (q.similarity ?? -1) - (p.similarity ?? -1));
+  const matched = pairs
+    .filter((pair) => !missing(pair.a) && !missing(pair.b))
+    .sort((p, q) => q.similarity - p.similarity);
+  const alone = pairs.filter((pair) => missing(pair.a) || missing(pair.b)).map((pair) => pair.a ?? pair.b);
   return el(
     "div",
     {},
@@ -178,17 +180,20 @@ function matchedExperts({ unit }, { a, b, pairs, mean, expected }) {
     el(
       "div",
       { class: "pairs" },
-      sorted.map((pair) =>
+      matched.map((pair) =>
         el(
           "span",
           { "data-tip": `shared ${percent(pair.similarity)}, by chance ${percent(pair.expected)}` },
-          number(pair.a),
+          badge(pair.a),
           " ↔ ",
-          number(pair.b),
+          badge(pair.b),
           " ",
           el("small", {}, percent(pair.similarity, 0)),
         ),
       ),
     ),
+    alone.length
+      ? el("p", { class: "caption" }, `Without a partner, as one has more experts: ${alone.join(", ")}.`)
+      : null,
   );
 }
