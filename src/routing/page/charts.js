@@ -4,11 +4,17 @@
 // is empty, what it is called.
 
 const tooltip = el("div", { id: "tooltip", role: "status", hidden: true });
+let tipTarget = null;
 
 function showTip(target, text) {
+  tipTarget = target;
   tooltip.textContent = text;
   tooltip.hidden = false;
-  const box = target.getBoundingClientRect();
+  placeTip();
+}
+
+function placeTip() {
+  const box = tipTarget.getBoundingClientRect();
   const tip = tooltip.getBoundingClientRect();
   const left = clamp(
     box.left + box.width / 2 - tip.width / 2,
@@ -31,7 +37,10 @@ function followTips() {
   document.addEventListener("pointerover", show);
   document.addEventListener("focusin", show);
   document.addEventListener("focusout", hideTip);
-  document.addEventListener("scroll", hideTip, { passive: true });
+  // What has the focus may still be scrolling into view; what is under the pointer moves away from it.
+  const scrolled = () =>
+    document.activeElement.contains(tipTarget) && document.activeElement !== document.body ? placeTip() : hideTip();
+  document.addEventListener("scroll", scrolled, { passive: true, capture: true });
 }
 
 // ---- Roving focus: one tab stop for many items, arrow keys between them

@@ -115,6 +115,8 @@ function drawFigures() {
 
 /** Fills a fieldset with one radio button an option: the browser brings the arrow keys. */
 function segments(id, names, key) {
+  byId(id).hidden = names.length < 2;
+  if (byId(id).hidden) return;
   const options = names.map((name, i) =>
     el(
       "label",
@@ -129,7 +131,6 @@ function segments(id, names, key) {
     ),
   );
   byId(id).append(el("div", { class: "options" }, options));
-  byId(id).hidden = names.length < 2;
   follow([key], () => (options[state[key]].querySelector("input").checked = true));
 }
 
