@@ -302,12 +302,13 @@ fn hex(expert: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::facts::Measure;
+    use super::super::importance::Losses;
     use super::*;
     use crate::config::{Config, TokenizerConfig, TokenizerKind};
     use crate::dataset::Part;
 
     /// A text of digits and words whose digits all go to expert 2, and whose other tokens to 0 and 1 in turn.
-    fn planted() -> Report {
+    fn planted(knockouts: Option<Vec<Knockouts>>) -> Report {
         let kind = TokenizerKind::Bytes;
         let tokenizer =
             Tokenizer::from_config(&TokenizerConfig { kind, vocab_size: 0, path: String::new() }, &[]).unwrap();
@@ -328,12 +329,12 @@ mod tests {
         }
         let traced =
             Traced { model: &model, tokenizer: &tokenizer, tokens: &tokens, trace: &trace, excerpts: &excerpts };
-        Report::new(&traced, Context { names: vec!["talk.txt".into()], ..Context::default() })
+        Report::new(&traced, Context { names: vec!["talk.txt".into()], knockouts, ..Context::default() })
     }
 
     #[test]
     fn a_planted_specialist_leads_the_facts_and_a_dead_expert_is_named() {
-        let report = planted();
+        let report = planted(None);
         let first = &report.facts[0];
         assert_eq!((first.measure, first.layer, first.expert), (Measure::Class, Some(0), Some(2)));
         // Four of the 18 bytes of a line.
@@ -344,8 +345,20 @@ mod tests {
     }
 
     #[test]
+    fn an_expert_that_the_text_cannot_do_without_outweighs_a_preference() {
+        // Digits are 2 of 9 bytes: 720 times 0.764 bits for telling them. One nat a token is more.
+        let losses =
+            Losses { delta: vec![0.001, 1.0, 0.5, 0.0], standard_error: vec![0.01; 4], by_domain: vec![vec![None; 4]] };
+        let report = planted(Some(vec![Knockouts { renormalised: losses.clone(), zeroed: losses }]));
+        let first = &report.facts[0];
+        assert_eq!(first.text, "Without layer 0's expert 1 the loss rises by 1.000 nats per token");
+        assert!((first.evidence - 720.0 / std::f64::consts::LN_2).abs() < 1e-6 && first.z == Some(100.0), "{first:?}");
+        assert!((report.facts[1].evidence - 720.0 * 0.764_204_5).abs() < 0.01, "{:?}", report.facts[1]);
+    }
+
+    #[test]
     fn an_excerpt_gives_the_text_back_with_a_choice_and_a_gate_for_each_token() {
-        let report = planted();
+        let report = planted(None);
         let excerpt = &report.texts[0];
         assert_eq!((excerpt.name.as_str(), excerpt.domain.as_str()), ("talk.txt", "d"));
         assert_eq!(excerpt.tokens.concat(), "zébra 4711 zorro\n".repeat(40));
