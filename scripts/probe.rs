@@ -35,7 +35,8 @@ fn main() -> Result<()> {
                 json!({ "ids": ids, "decoded": String::from_utf8(tokenizer.decode(&ids))? })
             }
             Request::Run { ids, logits } => {
-                let step = Decoder::new(&model).advance(&ids, Logits::All)?;
+                let mut decoder = Decoder::new(&model);
+                let step = decoder.advance(&ids, Logits::All)?;
                 let bytes: Vec<u8> = step.logits_NV.iter().flat_map(|logit| logit.to_le_bytes()).collect();
                 std::fs::write(&logits, bytes).with_context(|| format!("cannot write {}", logits.display()))?;
                 let rows = step.routing.iter().map(|routing| routing.experts_NK.chunks(routing.experts_per_token()));

@@ -79,7 +79,8 @@ impl Golden {
     }
 
     fn check(&self, model: &Transformer, what: &str) {
-        let step = Decoder::new(model).advance(&self.ids, Logits::All).unwrap();
+        let mut decoder = Decoder::new(model);
+        let step = decoder.advance(&self.ids, Logits::All).unwrap();
         for (position, (ours, theirs)) in step.logits_NV.chunks(model.vocab_size).zip(&self.logits).enumerate() {
             for (a, b) in ours.iter().zip(theirs) {
                 assert!((a - b).abs() < TOLERANCE, "{what}, position {position}: {a} != {b}");

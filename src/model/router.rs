@@ -93,25 +93,6 @@ impl Router {
         routing
     }
 
-    /// As [`Self::decide`] without capacity, with one expert missing. With no more than K experts there is no other to
-    /// choose, and the token has one less.
-    pub fn decide_without(&self, knockout: Knockout, mut scores_NE: Vec<f32>, bias_E: Option<&[f32]>) -> Routing {
-        let (experts, missing) = (self.num_experts, knockout.expert);
-        let mut bias_E = bias_E.map_or_else(|| vec![0.0; experts], <[f32]>::to_vec);
-        if knockout.removal == Removal::Renormalised {
-            bias_E[missing] = f32::NEG_INFINITY;
-            scores_NE.iter_mut().skip(missing).step_by(experts).for_each(|score| *score = f32::NEG_INFINITY);
-        }
-        let mut routing = self.decide(&scores_NE, Some(&bias_E), None);
-        for (_, gate) in
-            routing.experts_NK.iter().zip(&mut routing.gates_NK).filter(|&(&expert, _)| expert as usize == missing)
-        {
-            *gate = 0.0;
-            routing.dropped += 1;
-        }
-        routing
-    }
-
     /// [`Self::decide`] for a few tokens, on this thread and into memory that `routing` has already; leaves out the
     /// losses, which matter in training alone.
     pub fn decide_again(&self, scores_NE: &[f32], bias_E: Option<&[f32]>, routing: &mut Routing) {
@@ -129,6 +110,25 @@ impl Router {
                 self.decide_token(probs_E, bias_E, chosen_K, gates_K);
             }
         });
+    }
+
+    /// As [`Self::decide`] without capacity, with one expert missing. With no more than K experts there is no other to
+    /// choose, and the token has one less.
+    pub fn decide_without(&self, knockout: Knockout, mut scores_NE: Vec<f32>, bias_E: Option<&[f32]>) -> Routing {
+        let (experts, missing) = (self.num_experts, knockout.expert);
+        let mut bias_E = bias_E.map_or_else(|| vec![0.0; experts], <[f32]>::to_vec);
+        if knockout.removal == Removal::Renormalised {
+            bias_E[missing] = f32::NEG_INFINITY;
+            scores_NE.iter_mut().skip(missing).step_by(experts).for_each(|score| *score = f32::NEG_INFINITY);
+        }
+        let mut routing = self.decide(&scores_NE, Some(&bias_E), None);
+        for (_, gate) in
+            routing.experts_NK.iter().zip(&mut routing.gates_NK).filter(|&(&expert, _)| expert as usize == missing)
+        {
+            *gate = 0.0;
+            routing.dropped += 1;
+        }
+        routing
     }
 
     /// One token: turns its scores into probabilities, fills in its choice, and returns the scores' log-sum-exp.

@@ -99,20 +99,8 @@ impl Transformer {
     /// The loss of predicting `targets_N` from `ids_N`, sequences of `pass.time` tokens one after the other. In training
     /// `loss.root.backward()` adds every weight's gradient to [`Parameters::gradients`].
     pub fn forward(&self, ids_N: &[u32], targets_N: &[u32], pass: Pass) -> Result<Output> {
-        self.forward_watched(ids_N, targets_N, pass, |_, _| Ok(()))
-    }
-
-    /// As [`Self::forward`]; shows the residual stream x_ND after each of its stations.
-    pub fn forward_watched(
-        &self,
-        ids_N: &[u32],
-        targets_N: &[u32],
-        pass: Pass,
-        mut watch: impl FnMut(Station, &Tensor) -> Result<()>,
-    ) -> Result<Output> {
         let x_ND = self.embed(ids_N, pass)?;
-        watch(Station::Embedding, &x_ND)?;
-        let (x_ND, routing) = self.sub_layers(0, x_ND, pass, watch)?;
+        let (x_ND, routing) = self.sub_layers(0, x_ND, pass, |_, _| Ok(()))?;
         Ok(Output { loss: self.head.loss(&self.parameters, &x_ND, targets_N, pass)?, routing })
     }
 
@@ -136,16 +124,16 @@ impl Transformer {
         mut watch: impl FnMut(Station, &Tensor) -> Result<()>,
     ) -> Result<(Tensor, Vec<Arc<Routing>>)> {
         let mut routing = Vec::new();
-        for sub_layer in first..2 * self.layers.len() {
-            let (number, layer) = (sub_layer / 2, &self.layers[sub_layer / 2]);
-            if sub_layer % 2 == 0 {
+        for number in first..2 * self.layers.len() {
+            let layer = &self.layers[number / 2];
+            if number % 2 == 0 {
                 x_ND = layer.attention.forward(&self.parameters, &x_ND, pass)?;
-                watch(Station::Attention(number), &x_ND)?;
+                watch(Station::Attention(number / 2), &x_ND)?;
             } else {
                 let (y_ND, decisions) = layer.feed_forward.forward(&self.parameters, &x_ND, pass)?;
                 x_ND = y_ND;
-                watch(Station::FeedForward(number), &x_ND)?;
                 routing.extend(decisions);
+                watch(Station::FeedForward(number / 2), &x_ND)?;
             }
         }
         Ok((x_ND, routing))
