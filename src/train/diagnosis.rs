@@ -161,7 +161,12 @@ mod tests {
 
     fn examine_batch(model: &Transformer) -> String {
         let batch = Batch { ids: vec![3, 4, 5, 6, 7, 8, 9, 10], targets: vec![4; 8], starts: vec![40, 0] };
-        let pass = Pass { batch: 2, time: 4, mode: Mode::Train { seed: 1, step: 9, loss_scale: 1.0 }, precision: Config::default().train.precision };
+        let pass = Pass {
+            batch: 2,
+            time: 4,
+            mode: Mode::Train { seed: 1, step: 9, loss_scale: 1.0 },
+            precision: Config::default().train.precision,
+        };
         let routed = RoutingAverages {
             expert_load: vec![vec![0.75, 0.25]; 2],
             router_entropy: vec![0.5; 2],

@@ -58,8 +58,8 @@ pub fn evaluate(model: &Transformer, tokens: &Tokens, mut observe: impl FnMut(&S
             end = next.end;
         }
         let positions = first.start..end;
-        let ids_N = &tokens.ids[positions.clone()];
-        let targets_N = &tokens.ids[positions.start + 1..positions.end + 1];
+        let ids = tokens.ids.read(positions.start..positions.end + 1)?;
+        let (ids_N, targets_N) = (&ids[..positions.len()], &ids[1..]);
         let pass = Pass { batch, time: first.len(), mode: Mode::Evaluate, precision: Precision::F32 };
         let output = model.forward(ids_N, targets_N, pass)?;
         let losses_N = &output.loss.losses_N[..];

@@ -11,6 +11,7 @@ pub mod progress;
 pub mod run_directory;
 pub mod state;
 mod step;
+mod survey;
 
 use crate::checkpoint::Files;
 use crate::config::Config;
