@@ -15,7 +15,7 @@ command -v cargo-fuzz > /dev/null || { echo "cargo-fuzz is needed: cargo install
 TINYMOE_FUZZ_CORPUS=$PWD/tests/fuzz/corpus cargo test --release --quiet --test hostile no_file > /dev/null
 # Coverage instrumentation is unstable; the address sanitizer is left out, since no unsafe code reads files.
 export RUSTC_BOOTSTRAP=1
-fuzz() { cargo fuzz "$1" --fuzz-dir tests/fuzz --sanitizer none "${@:2}"; }
+fuzz() { cargo fuzz "$1" --fuzz-dir tests/fuzz --target-dir target/fuzz --sanitizer none "${@:2}"; }
 fuzz build
 found=0
 printf '%-12s %10s %8s %10s %s\n' target runs seconds coverage findings

@@ -165,10 +165,10 @@ fn sample(model: &Transformer) -> Result<Sampling> {
     while rates.len() < 5 || started.elapsed() < MIN_TIME / 2 {
         let mut decoder = Decoder::new(model);
         let ids = random_ids(model.vocab_size, prompt, 0);
-        let mut logits_V = decoder.advance(&ids, Logits::Last)?.logits_NV;
+        let mut id = likeliest(&decoder.advance(&ids, Logits::Last)?.logits_NV);
         let started = Instant::now();
         for _ in 0..new_tokens {
-            logits_V = decoder.advance(&[likeliest(&logits_V)], Logits::Last)?.logits_NV;
+            id = likeliest(&decoder.advance(&[id], Logits::Last)?.logits_NV);
         }
         rates.push(new_tokens as f64 / started.elapsed().as_secs_f64());
     }

@@ -35,6 +35,35 @@ pub fn split(documents: &[Document], validation_fraction: f64) -> (Vec<Part<'_>>
     (training, validation)
 }
 
+/// Where token ids are.
+pub trait IdArray {
+    fn len(&self) -> usize;
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn append(&mut self, new: &[u32]) -> Result<()>;
+
+    /// The ids at these positions, which must be within the array.
+    fn read(&self, positions: Range<usize>) -> Result<Cow<'_, [u32]>>;
+}
+
+impl IdArray for Vec<u32> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn append(&mut self, new: &[u32]) -> Result<()> {
+        self.extend_from_slice(new);
+        Ok(())
+    }
+
+    fn read(&self, positions: Range<usize>) -> Result<Cow<'_, [u32]>> {
+        Ok(Cow::Borrowed(&self[positions]))
+    }
+}
+
 /// Arrays of more ids than this are kept in a file: 16 MiB in memory.
 const MAX_IN_MEMORY: usize = 1 << 22;
 
@@ -51,20 +80,16 @@ impl Default for Ids {
     }
 }
 
-impl Ids {
-    pub fn len(&self) -> usize {
+impl IdArray for Ids {
+    fn len(&self) -> usize {
         match self {
             Ids::Memory(ids) => ids.len(),
             Ids::File { len, .. } => *len,
         }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Appends ids. An array that has become too long for memory moves to a file.
-    pub fn extend(&mut self, new: &[u32]) -> Result<()> {
+    /// An array that has become too long for memory moves to a file.
+    fn append(&mut self, new: &[u32]) -> Result<()> {
         match self {
             Ids::Memory(ids) if ids.len() + new.len() <= MAX_IN_MEMORY => ids.extend_from_slice(new),
             Ids::Memory(ids) => {
@@ -72,8 +97,8 @@ impl Ids {
                 let folder = temporary_folder();
                 let file = tempfile::tempfile_in(&folder).with_context(|| unwritable(&folder))?;
                 *self = Ids::File { file: Mutex::new(file), len: 0 };
-                self.extend(&ids)?;
-                self.extend(new)?;
+                self.append(&ids)?;
+                self.append(new)?;
             }
             Ids::File { file, len } => {
                 let bytes: Vec<u8> = new.iter().flat_map(|id| id.to_le_bytes()).collect();
@@ -85,10 +110,9 @@ impl Ids {
         Ok(())
     }
 
-    /// The ids at these positions, which must be within the array.
-    pub fn read(&self, positions: Range<usize>) -> Result<Cow<'_, [u32]>> {
+    fn read(&self, positions: Range<usize>) -> Result<Cow<'_, [u32]>> {
         match self {
-            Ids::Memory(ids) => Ok(Cow::Borrowed(&ids[positions])),
+            Ids::Memory(ids) => ids.read(positions),
             Ids::File { file, .. } => {
                 let mut bytes = vec![0; positions.len() * 4];
                 let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,8 +139,8 @@ fn unwritable(folder: &std::path::Path) -> String {
 
 /// Texts as one array of tokens, with an end-of-text token after each.
 #[derive(Debug, Default)]
-pub struct Tokens {
-    pub ids: Ids,
+pub struct Tokens<I = Vec<u32>> {
+    pub ids: I,
     /// Names of the domains, sorted once all texts are there.
     pub domains: Vec<String>,
     /// Bytes of the texts, each end of text counted as one, as in the n-gram baseline.
@@ -134,12 +158,14 @@ impl Tokens {
         tokens.sort_domains();
         Ok(tokens)
     }
+}
 
+impl<I: IdArray> Tokens<I> {
     /// Appends a text.
     pub fn push(&mut self, part: &Part, tokenizer: &Tokenizer) -> Result<()> {
         let start = self.ids.len();
-        self.ids.extend(&tokenizer.encode(part.text)?)?;
-        self.ids.extend(tokenizer.end_of_text().as_slice())?;
+        self.ids.append(&tokenizer.encode(part.text)?)?;
+        self.ids.append(tokenizer.end_of_text().as_slice())?;
         self.bytes += part.text.len() + usize::from(tokenizer.end_of_text().is_some());
         let domain = self.domains.iter().position(|domain| domain == part.domain).unwrap_or_else(|| {
             self.domains.push(part.domain.to_owned());
@@ -264,7 +290,7 @@ mod tests {
         let all: Vec<u32> = (0..MAX_IN_MEMORY as u32 + 5000).map(|id| id.wrapping_mul(2_654_435_761)).collect();
         let mut ids = Ids::default();
         for piece in all.chunks(70_001) {
-            ids.extend(piece).unwrap();
+            ids.append(piece).unwrap();
         }
         assert!(matches!(ids, Ids::File { .. }));
         assert_eq!(ids.len(), all.len());
@@ -290,7 +316,7 @@ mod tests {
 
     #[test]
     fn windows_cover_every_position_with_a_successor_once() {
-        let tokens = Tokens { ids: Ids::Memory((0..26).collect()), ..Tokens::default() };
+        let tokens = Tokens { ids: (0..26).collect::<Vec<u32>>(), ..Tokens::default() };
         assert_eq!(tokens.windows(10).collect::<Vec<_>>(), [0..10, 10..20, 20..25]);
     }
 }

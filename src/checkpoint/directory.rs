@@ -267,9 +267,7 @@ fn read_manifest(directory: &Path) -> Result<Manifest> {
     let path = directory.join(MANIFEST);
     if !path.exists() {
         let shown = directory.display();
-        let foreign = directory.join("config.json").exists();
-        let advice = if foreign { "; models written by transformers cannot be read yet" } else { "" };
-        return Err(corrupt(format!("{shown} is not a tinymoe checkpoint: it has no {MANIFEST}{advice}")));
+        return Err(corrupt(format!("{shown} is not a tinymoe checkpoint: it has no {MANIFEST}")));
     }
     let size = regular_file_size(&path)?;
     if size > MAX_MANIFEST_BYTES {
@@ -420,14 +418,6 @@ pub(super) mod tests {
         assert!(load(&directory).unwrap_err().to_string().contains("listed twice"));
         fs::write(directory.join(MANIFEST), manifest.replace("tokenizer.json", "other.json")).unwrap();
         assert!(load(&directory).unwrap_err().to_string().contains("tokenizer.json is not listed"));
-    }
-
-    #[test]
-    fn a_directory_of_transformers_is_called_what_it_is() {
-        let root = tempdir().unwrap();
-        fs::write(root.path().join("config.json"), "{}").unwrap();
-        let message = load(root.path()).unwrap_err().to_string();
-        assert!(message.contains("not a tinymoe checkpoint") && message.contains("transformers"), "{message}");
     }
 
     #[test]

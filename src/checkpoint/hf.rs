@@ -5,7 +5,7 @@
 
 mod parse;
 
-pub use parse::parse_config_json;
+pub use parse::{parse_config_json, parse_foreign_config_json};
 
 use crate::config::{Balance, ModelConfig, RouterConfig, ScoringFunc};
 use anyhow::Result;
@@ -64,7 +64,7 @@ pub fn tensor_name(model_type: &str, canonical: &str) -> String {
 
 /// The architecture of transformers whose forward pass is ours, or the option that none of them has. Options that
 /// matter in training only (capacity, the noisy gate, dropout, the losses) are no obstacle.
-fn architecture(model: &ModelConfig, router: &RouterConfig) -> Result<&'static str, String> {
+pub fn architecture(model: &ModelConfig, router: &RouterConfig) -> Result<&'static str, String> {
     let obstacle = |what: &str| Err(what.to_string());
     // transformers 5 refuses such a llama, transformers 4 such a qwen2_moe.
     let heads_fill_width = model.num_attention_heads * model.head_dim == model.hidden_size;

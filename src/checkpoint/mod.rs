@@ -3,16 +3,20 @@
 //! - [`directory`]: one checkpoint, a directory of files under a manifest of sizes and hashes
 //! - [`run`]: the checkpoints of a run: newest, best, latest, pruning
 //! - [`tensors`]: named f32 tensors to and from safetensors
+//! - [`foreign`]: models that transformers wrote
+//! - [`gguf`]: the file format of llama.cpp
 //! - [`hf`]: Hugging Face's `config.json`, both ways, and tensor names
 
 pub mod directory;
+pub mod foreign;
+pub mod gguf;
 pub mod hf;
 pub mod model_files;
 pub mod run;
 pub mod tensors;
 
 pub use directory::{Files, load, replace, save};
-pub use run::{Newest, discard_after, link, newest, of_step, prune, resolve, set_aside, unlink};
+pub use run::{Newest, discard_after, link, newest, of_step, prune, resolve, set_aside, steps, unlink};
 
 use crate::error::Failure;
 

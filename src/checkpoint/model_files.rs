@@ -27,24 +27,30 @@ pub fn encode(model: &Transformer, tokenizer: &Tokenizer) -> Result<Vec<(&'stati
 pub fn load(files: &Files) -> Result<(Transformer, Tokenizer)> {
     let (model, router, vocab_size) = hf::parse_config_json(files.get("config.json")?, "config.json")?;
     let tokenizer = Tokenizer::from_json(files.get("tokenizer.json")?, "tokenizer.json")?;
-    if tokenizer.vocab_size() > vocab_size {
-        let tokens = tokenizer.vocab_size();
-        return Err(corrupt(format!("tokenizer.json has {tokens} tokens, config.json a vocab_size of {vocab_size}")));
-    }
-    check_size(&model, vocab_size, files.get("model.safetensors")?.len())?;
+    check_tokenizer(&tokenizer, vocab_size)?;
+    check_size(&model, vocab_size, files.get("model.safetensors")?.len() / 4)?;
     let model = Transformer::blank(&model, &router, vocab_size)?;
     decode_weights(files, &model)?;
     Ok((model, tokenizer))
 }
 
-/// Refuses sizes that the weights in the file do not have, before anything is allocated for them.
-fn check_size(model: &ModelConfig, vocab_size: usize, file_len: usize) -> Result<()> {
+pub(super) fn check_tokenizer(tokenizer: &Tokenizer, vocab_size: usize) -> Result<()> {
+    let tokens = tokenizer.vocab_size();
+    if tokens > vocab_size {
+        return Err(corrupt(format!("tokenizer.json has {tokens} tokens, config.json a vocab_size of {vocab_size}")));
+    }
+    Ok(())
+}
+
+/// Refuses sizes for which the files hold too few numbers, before anything is allocated for them. `numbers` is how many
+/// there are at most.
+pub(super) fn check_size(model: &ModelConfig, vocab_size: usize, numbers: usize) -> Result<()> {
     let weights = estimated_parameters(model, vocab_size);
     let angles = (model.max_position_embeddings as f64) * (model.head_dim as f64);
-    if weights * 4.0 > file_len as f64 || angles > f64::from(1 << 28) {
+    if weights > numbers as f64 || angles > f64::from(1 << 28) {
         return Err(corrupt(format!(
-            "config.json describes a model of {weights:.0} parameters and a context of {}; model.safetensors has {file_len} \
-             bytes",
+            "config.json describes a model of {weights:.0} parameters and a context of {}; the weights are {numbers} at \
+             most",
             model.max_position_embeddings
         )));
     }
@@ -83,7 +89,7 @@ fn views<'a>(model: &Transformer, prefix: &str, buffer: &'a [f32]) -> Vec<Tensor
         .collect()
 }
 
-fn slots<'a>(model: &Transformer, prefix: &str, buffer: &'a mut [f32]) -> Vec<TensorSlot<'a>> {
+pub(super) fn slots<'a>(model: &Transformer, prefix: &str, buffer: &'a mut [f32]) -> Vec<TensorSlot<'a>> {
     let parameters = model.parameters.list();
     let ranges: Vec<Range<usize>> = parameters.iter().map(|parameter| parameter.range.clone()).collect();
     let slices = slices_mut(buffer, &ranges).into_iter().zip(names(model, prefix));

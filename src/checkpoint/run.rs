@@ -184,7 +184,7 @@ fn discard(doomed: &Path, directory: &Path) -> Result<()> {
 }
 
 /// The checkpoint directories, newest first.
-fn steps(checkpoints: &Path) -> Result<Vec<PathBuf>> {
+pub fn steps(checkpoints: &Path) -> Result<Vec<PathBuf>> {
     let mut steps = Vec::new();
     for name in names(checkpoints)? {
         let path = checkpoints.join(&name);

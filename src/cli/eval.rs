@@ -48,6 +48,15 @@ impl Texts {
         Ok(Self { documents, validation_fraction: None })
     }
 
+    /// The names of the documents that have such text, in its order.
+    pub fn names(&self) -> Vec<String> {
+        let has_text = |document: &&Document| {
+            self.validation_fraction
+                .is_none_or(|fraction| !split(std::slice::from_ref(*document), fraction).1.is_empty())
+        };
+        self.documents.iter().filter(has_text).map(|document| document.name.clone()).collect()
+    }
+
     /// The text to evaluate on, and where it is a validation split also the training part.
     pub fn parts(&self) -> (Option<Vec<Part<'_>>>, Vec<Part<'_>>) {
         match self.validation_fraction {

@@ -1,66 +1,281 @@
-//! `tinymoe inspect`: what the router does, on the run's validation split or on other text.
+//! `tinymoe inspect`: what the routers do and what the experts know, on the run's validation split or on other text.
 
 use super::eval::Texts;
 use super::{Global, Trained};
+use crate::checkpoint;
 use crate::dataset::Tokens;
 use crate::error::Failure;
-use crate::routing::{Statistics, Style, render};
-use crate::train::evaluate::{Seen, evaluate};
-use anyhow::Result;
+use crate::routing::log::{Entry, RoutingLog, Source};
+use crate::routing::{
+    CheckpointSaturation, Comparison, Context, ModelFacts, Report, RunFacts, Saturation, Side, Style, Trace, Traced,
+    blocks, domains_of, excerpt_positions, history, knock_out, load, match_layers, overlap, page, render,
+    render_comparison,
+};
+use crate::train::evaluate::Seen;
+use crate::train::progress::Verbosity;
+use anyhow::{Context as _, Result};
 use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+
+/// Tokens that earlier checkpoints are compared on.
+const SATURATION_TOKENS: usize = 16_384;
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     /// A run directory (its best checkpoint) or a checkpoint directory
-    run: PathBuf,
+    #[arg(required_unless_present = "compare")]
+    run: Option<PathBuf>,
     /// Text to look at instead of the validation split: a file, directory or glob, with a domain label if wanted; may
     /// be repeated
     #[arg(long, value_name = "PATH[=DOMAIN]")]
     data: Vec<String>,
+    /// Write the report as a page, DIR/index.html
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// All numbers as one JSON object instead of text
     #[arg(long)]
     json: bool,
+    /// Measure the loss without each expert, one after the other (slow: two partial passes for each)
+    #[arg(long)]
+    knockout: bool,
+    /// Put other runs or checkpoints beside RUN (or beside the first of these) on the same text, their experts matched
+    /// by what they serve
+    #[arg(long, value_name = "RUN", num_args = 1..)]
+    compare: Vec<PathBuf>,
+    /// Log experts and gates of every token of the text to a file (JSON lines)
+    #[arg(long, value_name = "FILE")]
+    routing_log: Option<PathBuf>,
 }
 
 /// # Errors
-/// Usage errors, a damaged checkpoint, and files that cannot be read.
+/// Usage errors, a damaged checkpoint, and files that cannot be read or written.
 pub fn run(args: InspectArgs, global: &Global) -> Result<()> {
-    let trained = Trained::load(&args.run)?;
+    let mut runs = args.run.iter().chain(&args.compare);
+    let (first, others) = (runs.next(), runs.collect::<Vec<_>>());
+    let Some(first) = first.filter(|_| args.compare.is_empty() || !others.is_empty()) else {
+        return Err(Failure::Usage("--compare takes two: RUN and another, or two runs behind it".into()).into());
+    };
+    let trained = Trained::load(first)?;
     let texts = Texts::read(&trained, &args.data)?;
     let tokens = Tokens::encode(&texts.parts().1, &trained.tokenizer)?;
     if tokens.ids.len() < 2 {
         return Err(Failure::Usage("there is no text to look at".into()).into());
     }
+    let others = others.into_iter().map(|other| Trained::load(other)).collect::<Result<Vec<_>>>()?;
     let model = &trained.model;
-    let layers = model.moe_layers();
-    let (experts, k) = (model.model.num_experts, model.model.num_experts_per_tok);
-    let mut statistics = Statistics::new(layers.len(), experts, k, model.vocab_size, tokens.domains.clone());
-    evaluate(model, &tokens, |seen| count_by_domain(&mut statistics, &tokens, seen))?;
-    let summary = statistics.summary(&layers, |id| trained.tokenizer.token_text(id));
+    let excerpts = excerpt_positions(&tokens, model.moe_layers().len() * model.model.num_experts_per_tok);
+    let trace = traced(&trained, &tokens, &excerpts, args.routing_log.as_deref())?;
+    let traced = Traced { model, tokenizer: &trained.tokenizer, tokens: &tokens, trace: &trace, excerpts: &excerpts };
+    let mut report = Report::new(&traced, context(&args, &trained, &texts, &traced, global)?);
+    for other in &others {
+        report.comparisons.push(comparison(&traced, &report, other, &texts)?);
+    }
+    if let Some(directory) = &args.out {
+        write_page(&report, directory, global)?;
+    }
+    print(&report, args.json, global)
+}
+
+fn print(report: &Report, json: bool, global: &Global) -> Result<()> {
     let mut out = io::stdout().lock();
-    if args.json {
-        serde_json::to_writer_pretty(&mut out, &summary)?;
+    let style = if global.colours() { Style::Colour } else { Style::Plain };
+    if json {
+        serde_json::to_writer(&mut out, report)?;
         writeln!(out)?;
+    } else if report.comparisons.is_empty() {
+        write!(out, "{}", render(report, style))?;
     } else {
-        let style = if global.colours() { Style::Colour } else { Style::Plain };
-        write!(out, "{}", render(&summary, style))?;
+        let comparisons: Vec<String> =
+            report.comparisons.iter().map(|comparison| render_comparison(comparison, style)).collect();
+        write!(out, "{}", comparisons.join("\n"))?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+fn write_page(report: &Report, directory: &Path, global: &Global) -> Result<()> {
+    let path = directory.join("index.html");
+    let shown = path.display();
+    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    fs::write(&path, page(report)?).with_context(|| format!("cannot write {shown}"))?;
+    if global.verbosity() != Verbosity::Quiet {
+        eprintln!("the report is in {shown}");
     }
     Ok(())
 }
 
-/// Adds what the model did with consecutive tokens, cut where the domain changes.
-fn count_by_domain(statistics: &mut Statistics, tokens: &Tokens, seen: &Seen) {
-    let mut start = seen.positions.start;
-    while start < seen.positions.end {
-        let domain = tokens.domain_at(start);
-        let end = (start..seen.positions.end).find(|&position| tokens.domain_at(position) != domain);
-        let end = end.unwrap_or(seen.positions.end);
-        let rows = start - seen.positions.start..end - seen.positions.start;
-        let layers: Vec<_> = seen.routing.iter().map(|routing| Arc::new(routing.slice(rows.clone()))).collect();
-        statistics.add(&seen.ids_N[rows], domain, &layers);
-        start = end;
+/// One pass over the text, logged token by token if asked for.
+fn traced(
+    trained: &Trained,
+    tokens: &Tokens,
+    excerpts: &[std::ops::Range<usize>],
+    log: Option<&Path>,
+) -> Result<Trace> {
+    let Some(path) = log else { return Trace::record(&trained.model, tokens, excerpts, |_| Ok(())) };
+    let mut log = RoutingLog::create(path, &trained.log_header(Value::Null))?;
+    let mut previous_loss = None;
+    let trace = Trace::record(&trained.model, tokens, excerpts, |seen| {
+        write_entries(&mut log, trained, tokens, seen, &mut previous_loss)
+    });
+    // What was logged stays, also where the pass failed.
+    log.finish()?;
+    trace
+}
+
+fn write_entries(
+    log: &mut RoutingLog<File>,
+    trained: &Trained,
+    tokens: &Tokens,
+    seen: &Seen,
+    previous_loss: &mut Option<f32>,
+) -> Result<()> {
+    for (row, position) in seen.positions.clone().enumerate() {
+        let text = tokens.texts.partition_point(|(range, _)| range.end <= position);
+        let start = tokens.texts.get(text).map_or(0, |(range, _)| range.start);
+        let rows = |routing: &crate::routing::Routing| {
+            let k = routing.experts_per_token();
+            row * k..(row + 1) * k
+        };
+        log.write(&Entry {
+            sample: (tokens.texts.len() > 1).then_some(text),
+            index: position - start,
+            id: seen.ids_N[row],
+            text: trained.tokenizer.token_text(seen.ids_N[row]),
+            source: Source::Prompt,
+            logprob: previous_loss.map(|loss| -loss),
+            experts: seen.routing.iter().map(|routing| routing.experts_NK[rows(routing)].to_vec()).collect(),
+            gates: seen.routing.iter().map(|routing| routing.gates_NK[rows(routing)].to_vec()).collect(),
+        })?;
+        *previous_loss = Some(seen.losses_N[row]);
     }
+    Ok(())
+}
+
+/// What stands around the trace: the run, its history, its other checkpoints, knockouts.
+fn context(args: &InspectArgs, trained: &Trained, texts: &Texts, traced: &Traced, global: &Global) -> Result<Context> {
+    let run = run_directory(&trained.checkpoint);
+    let training = run.as_ref().and_then(|run| history(&run.join("metrics.jsonl")));
+    let whole = args.data.is_empty();
+    let named = run.as_deref().unwrap_or(&trained.checkpoint).file_name();
+    let state = trained.state.as_ref();
+    Ok(Context {
+        run: RunFacts {
+            name: named.map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+            checkpoint: trained.checkpoint.display().to_string(),
+            step: state.map(|state| state.step),
+            seed: state.map(|state| state.seed),
+            version: env!("CARGO_PKG_VERSION"),
+        },
+        source: if whole { "the validation split".into() } else { args.data.join(", ") },
+        ngram_bits_per_byte: training.as_ref().and_then(|training| training.ngram_bits_per_byte).filter(|_| whole),
+        training,
+        saturation: saturation(trained, traced.tokens, global)?,
+        knockouts: if args.knockout { knockouts(traced, global)? } else { None },
+        names: texts.names(),
+    })
+}
+
+/// The directory of the run that a checkpoint belongs to.
+fn run_directory(checkpoint: &Path) -> Option<PathBuf> {
+    let checkpoints = checkpoints_of(checkpoint)?;
+    checkpoints.parent().filter(|run| run.join("config.toml").exists()).map(Path::to_path_buf)
+}
+
+/// The directory that holds a run's checkpoints.
+fn checkpoints_of(checkpoint: &Path) -> Option<PathBuf> {
+    let checkpoint = fs::canonicalize(checkpoint).ok()?;
+    checkpoint.parent().filter(|parent| parent.ends_with("checkpoints")).map(Path::to_path_buf)
+}
+
+/// How far the choices of the run's earlier checkpoints were those of its last one. Checkpoints that cannot be loaded are
+/// left out with a warning.
+fn saturation(trained: &Trained, tokens: &Tokens, global: &Global) -> Result<Option<Saturation>> {
+    let Some(checkpoints) = checkpoints_of(&trained.checkpoint) else { return Ok(None) };
+    let ids = tokens.ids[..tokens.ids.len().min(SATURATION_TOKENS + 1)].to_vec();
+    let start = Tokens { ids, ..Tokens::default() };
+    let mut reference: Option<(usize, Trace)> = None;
+    let mut earlier = Vec::new();
+    // Newest first.
+    for directory in checkpoint::steps(&checkpoints)? {
+        let other = match Trained::load(&directory) {
+            Ok(other) if other.tokenizer_sha256 == trained.tokenizer_sha256 => other,
+            Ok(_) => continue,
+            Err(error) => {
+                if global.verbosity() != Verbosity::Quiet {
+                    eprintln!("warning: {} is left out of the saturation: {error:#}", directory.display());
+                }
+                continue;
+            }
+        };
+        let Some(step) = other.state.as_ref().map(|state| state.step) else { continue };
+        let trace = Trace::record(&other.model, &start, &[], |_| Ok(()))?;
+        match &reference {
+            None => reference = Some((step, trace)),
+            Some((_, last)) => {
+                let layers = trace.layers.iter().zip(&last.layers);
+                let (all, first) = layers.map(|(a, b)| overlap(a, b, last.experts_per_token)).unzip();
+                earlier.push(CheckpointSaturation { step, all, first });
+            }
+        }
+    }
+    earlier.reverse();
+    let tokens = start.ids.len() - 1;
+    Ok(reference.map(|(reference_step, _)| Saturation { reference_step, tokens, checkpoints: earlier }))
+}
+
+fn knockouts(traced: &Traced, global: &Global) -> Result<Option<Vec<crate::routing::Knockouts>>> {
+    let Traced { model, tokens, trace, .. } = traced;
+    // Without a second expert there is nobody to take over.
+    if trace.num_experts < 2 || trace.layers.is_empty() {
+        return Ok(None);
+    }
+    let hidden = global.verbosity() == Verbosity::Quiet;
+    let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(4) };
+    let bar = ProgressBar::with_draw_target(Some(trace.tokens() as u64), target);
+    let template = "knockouts {bar:30} {pos} of {len} tokens, {eta} left";
+    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let domains_N = domains_of(&blocks(tokens, trace.tokens(), model.model.max_position_embeddings));
+    let knockouts = knock_out(model, tokens, &trace.losses_N, &domains_N, |done| bar.set_position(done as u64))?;
+    bar.finish_and_clear();
+    Ok(Some(knockouts))
+}
+
+/// Another model on the same text, its experts matched with ours.
+fn comparison(traced: &Traced, report: &Report, other: &Trained, texts: &Texts) -> Result<Comparison> {
+    let tokens = Tokens::encode(&texts.parts().1, &other.tokenizer)?;
+    let trace = Trace::record(&other.model, &tokens, &[], |_| Ok(()))?;
+    let facts = |step, traced: &Traced| {
+        let Traced { model, tokenizer, tokens, trace, .. } = traced;
+        let bytes = tokens.predicted_bytes(tokenizer).max(1) as f64;
+        let tokens = trace.tokens() as f64;
+        let loads = trace.layers.iter().map(|layer| load(&layer.counts_E(trace.num_experts)));
+        ModelFacts {
+            step,
+            parameters: model.parameters.count(),
+            active_parameters: model.active_parameters(),
+            experts: trace.num_experts,
+            experts_per_token: trace.experts_per_token,
+            loss: trace.loss(),
+            bits_per_byte: trace.loss() * tokens / std::f64::consts::LN_2 / bytes,
+            max_over_uniform: loads.map(|load| load.max_over_uniform).collect(),
+            router_entropy: trace.layers.iter().map(|layer| layer.sums.entropy / tokens).collect(),
+        }
+    };
+    let theirs =
+        Traced { model: &other.model, tokenizer: &other.tokenizer, tokens: &tokens, trace: &trace, excerpts: &[] };
+    Ok(Comparison {
+        a: report.run.checkpoint.clone(),
+        b: other.checkpoint.display().to_string(),
+        unit: "bytes",
+        a_facts: facts(report.run.step, traced),
+        b_facts: facts(other.state.as_ref().map(|state| state.step), &theirs),
+        layers: match_layers(
+            &Side::new(traced.trace, traced.tokens, traced.tokenizer),
+            &Side::new(theirs.trace, theirs.tokens, theirs.tokenizer),
+        ),
+    })
 }

@@ -4,20 +4,23 @@
 pub mod bench;
 pub mod config;
 pub mod eval;
+pub mod export;
 pub mod inspect;
 pub mod sample;
 pub mod train;
 
-use crate::checkpoint::{self, model_files};
+use crate::checkpoint::{self, foreign, model_files};
 use crate::config::Config;
 use crate::error::{Failure, exit_code};
 use crate::model::transformer::Transformer;
 use crate::ops::{buffer, pool, simd};
+use crate::routing::log::Header;
 use crate::tokenizer::Tokenizer;
 use crate::train::progress::Verbosity;
 use crate::train::state::TrainerState;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::{Map, json};
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs;
@@ -93,6 +96,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Measure the loss on the validation split or on other text
     Eval(eval::EvalArgs),
+    /// Write the model in the format of another program
+    Export(export::ExportArgs),
     /// Time training and sampling on this machine
     Bench(bench::BenchArgs),
     /// Print the defaults, or check a configuration file
@@ -137,6 +142,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Sample(args) => sample::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args, &cli.global),
         Command::Eval(args) => eval::run(args, &cli.global),
+        Command::Export(args) => export::run(args, &cli.global),
         Command::Bench(args) => bench::run(args, &cli.global),
         Command::Config(args) => config::run(args),
     }
@@ -164,14 +170,20 @@ struct Trained {
 }
 
 impl Trained {
-    /// Loads RUN: a run directory (its best checkpoint) or a checkpoint directory.
+    /// Loads RUN: a run directory (its best checkpoint), a checkpoint directory, or a model that transformers wrote.
     fn load(run: &Path) -> Result<Self> {
         use sha2::{Digest, Sha256};
         let checkpoint = checkpoint::resolve(run)?;
-        let files = checkpoint::load(&checkpoint)?;
-        let (model, tokenizer) = model_files::load(&files)?;
-        let tokenizer_sha256 = format!("{:x}", Sha256::digest(files.get("tokenizer.json")?));
-        let state = files.get("trainer_state.json").ok().and_then(|json| serde_json::from_slice(json).ok());
+        let (model, tokenizer, state) = if foreign::is_foreign(&checkpoint) {
+            let (model, tokenizer) = foreign::load(&checkpoint)?;
+            (model, tokenizer, None)
+        } else {
+            let files = checkpoint::load(&checkpoint)?;
+            let (model, tokenizer) = model_files::load(&files)?;
+            let state = files.get("trainer_state.json").ok().and_then(|json| serde_json::from_slice(json).ok());
+            (model, tokenizer, state)
+        };
+        let tokenizer_sha256 = format!("{:x}", Sha256::digest(tokenizer.to_json()?));
         Ok(Self { checkpoint, model, tokenizer, tokenizer_sha256, state })
     }
 
@@ -187,6 +199,22 @@ impl Trained {
         let unusable = |error: &dyn Display| Failure::Usage(format!("cannot read {}: {error}", path.display()));
         let text = fs::read_to_string(&path).map_err(|error| unusable(&error))?;
         Ok(Some(toml::from_str(&text).map_err(|error| unusable(&error))?))
+    }
+
+    /// The first line of a routing log.
+    fn log_header<S>(&self, sampling: S) -> Header<S> {
+        let mut model = Map::new();
+        model.insert("checkpoint".into(), json!(self.checkpoint.display().to_string()));
+        model.insert("parameters".into(), json!(self.model.parameters.count()));
+        model.insert("active_parameters".into(), json!(self.model.active_parameters()));
+        Header {
+            model,
+            layers: self.model.moe_layers(),
+            num_experts: self.model.model.num_experts,
+            experts_per_token: self.model.model.num_experts_per_tok,
+            tokenizer_sha256: self.tokenizer_sha256.clone(),
+            sampling,
+        }
     }
 
     fn no_validation_split(&self) -> Failure {

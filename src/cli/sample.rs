@@ -2,14 +2,13 @@
 
 use super::{Global, Trained};
 use crate::error::Failure;
-use crate::routing::log::{Entry, Header, RoutingLog, Source};
+use crate::routing::log::{Entry, RoutingLog, Source};
 use crate::routing::{legend, paint};
 use crate::sample::generate::{Passed, Prompt, generate};
 use crate::sample::{SamplingOptions, Utf8Stream};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use serde_json::{Map, json};
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -88,7 +87,7 @@ pub fn run(args: SampleArgs, global: &Global) -> Result<()> {
     let trained = Trained::load(&args.run)?;
     let painted_layer = painted_layer(args.color_by, &trained, global)?;
     let mut log = match &args.routing_log {
-        Some(path) => Some(RoutingLog::create(path, &header(&trained, &options)?)?),
+        Some(path) => Some(RoutingLog::create(path, &trained.log_header(&options))?),
         None => None,
     };
     let mut writer = Writer::new(&args, &trained, painted_layer);
@@ -146,22 +145,6 @@ fn painted_layer(color_by: ColorBy, trained: &Trained, global: &Global) -> Resul
             Err(Failure::Usage(format!("--color-by {layer}: not a layer with experts; {known}")).into())
         }
     }
-}
-
-fn header<'a>(trained: &Trained, sampling: &'a SamplingOptions) -> Result<Header<&'a SamplingOptions>> {
-    let parameters = &trained.model.parameters;
-    let mut model = Map::new();
-    model.insert("checkpoint".into(), json!(trained.checkpoint.display().to_string()));
-    model.insert("parameters".into(), json!(parameters.count()));
-    model.insert("active_parameters".into(), json!(trained.model.active_parameters()));
-    Ok(Header {
-        model,
-        layers: trained.model.moe_layers(),
-        num_experts: trained.model.model.num_experts,
-        experts_per_token: trained.model.model.num_experts_per_tok,
-        tokenizer_sha256: trained.tokenizer_sha256.clone(),
-        sampling,
-    })
 }
 
 fn entry(passed: &Passed, trained: &Trained, count: usize) -> Entry {

@@ -6,10 +6,10 @@ use super::moe::{ExpertWeights, FeedForward, Routed};
 use super::router::Routing;
 use super::transformer::Transformer;
 use crate::ops::buffer::Buffer;
-use crate::ops::matmul::linear;
+use crate::ops::gemm::matrix_vector;
+use crate::ops::matmul::{FEW_ROWS, linear, outputs_per_task};
 use crate::ops::{norm, pool, simd, swiglu};
 use anyhow::{Result, bail};
-use std::sync::Arc;
 
 /// Sequences of equal length that are being continued.
 pub struct Decoder<'a> {
@@ -17,6 +17,7 @@ pub struct Decoder<'a> {
     sequences: usize,
     position: usize,
     caches: Vec<Cache>,
+    step: Step,
 }
 
 /// One layer's keys and values, (sequences, G, T, C) each.
@@ -27,9 +28,10 @@ struct Cache {
 }
 
 /// What the model says about the tokens that it was given.
+#[derive(Default)]
 pub struct Step {
-    /// The new tokens' routing, one entry a MoE layer; tokens of one sequence after the other.
-    pub routing: Vec<Arc<Routing>>,
+    /// The new tokens' routing, one entry a MoE layer, without losses; tokens of one sequence after the other.
+    pub routing: Vec<Routing>,
     /// The new tokens' logits (N, V).
     pub logits_NV: Vec<f32>,
 }
@@ -47,8 +49,11 @@ impl<'a> Decoder<'a> {
     pub fn new(model: &'a Transformer) -> Self {
         let shape = &model.model;
         let len = shape.num_key_value_heads * shape.max_position_embeddings * shape.head_dim;
-        let cache = Cache { keys: vec![0.0; len], values: vec![0.0; len] };
-        Self { model, sequences: 1, position: 0, caches: vec![cache; shape.num_hidden_layers] }
+        // Zeros that nobody has touched take no memory yet: a long context costs what of it is used.
+        let cache = |_| Cache { keys: vec![0.0; len], values: vec![0.0; len] };
+        let caches = (0..shape.num_hidden_layers).map(cache).collect();
+        let step = Step { routing: vec![Routing::default(); model.moe_layers().len()], ..Step::default() };
+        Self { model, sequences: 1, position: 0, caches, step }
     }
 
     /// This sequence `count` times, to be continued in different ways.
@@ -71,11 +76,12 @@ impl<'a> Decoder<'a> {
         self.position = 0;
     }
 
-    /// Appends new tokens, equally many to each sequence and one sequence's after the other's.
+    /// Appends new tokens, equally many to each sequence and one sequence's after the other's. Once a step of few tokens
+    /// has been taken, further ones allocate no memory.
     ///
     /// # Errors
     /// If there is no room for them, or an id is not in the vocabulary.
-    pub fn advance(&mut self, ids_N: &[u32], wanted: Logits) -> Result<Step> {
+    pub fn advance(&mut self, ids_N: &[u32], wanted: Logits) -> Result<&Step> {
         let (rows, added) = (ids_N.len(), ids_N.len() / self.sequences);
         if added > self.room() || added == 0 || !rows.is_multiple_of(self.sequences) {
             bail!("{rows} tokens cannot continue {} sequences with room for {}", self.sequences, self.room());
@@ -90,11 +96,11 @@ impl<'a> Decoder<'a> {
             };
             x_D.copy_from_slice(row_D);
         }
-        let mut routing = Vec::new();
+        let mut routing = self.step.routing.iter_mut();
         let place = Place { sequences: self.sequences, added, position: self.position };
         for (layer, cache) in self.model.layers.iter().zip(&mut self.caches) {
             attend(&layer.attention, &values, &mut x_ND, cache, place);
-            routing.extend(feed_forward(&layer.feed_forward, &values, &mut x_ND, rows));
+            feed_forward(&layer.feed_forward, &values, &mut x_ND, rows, &mut routing);
         }
         self.position += added;
 
@@ -109,9 +115,10 @@ impl<'a> Decoder<'a> {
                 h_ND.copy_within(last..last + hidden, sequence * hidden);
             }
         }
-        let mut logits_NV = vec![0.0; wanted_rows * self.model.vocab_size];
-        linear(&h_ND[..wanted_rows * hidden], &values[head.weight_VD.clone()], &mut logits_NV, wanted_rows);
-        Ok(Step { routing, logits_NV })
+        let logits_NV = &mut self.step.logits_NV;
+        logits_NV.resize(wanted_rows * self.model.vocab_size, 0.0);
+        linear(&h_ND[..wanted_rows * hidden], &values[head.weight_VD.clone()], logits_NV, wanted_rows);
+        Ok(&self.step)
     }
 }
 
@@ -149,51 +156,60 @@ fn attend(layer: &Attention, values: &[f32], x_ND: &mut [f32], cache: &mut Cache
         }
     });
     let mut out = Buffer::any(rows * heads * channels);
-    let tasks = out.chunks_exact_mut(heads * channels).zip(queries.chunks_exact(heads * channels)).enumerate();
-    pool::run(tasks.collect(), |(row, (out_row, q_row)): (usize, (&mut [f32], &[f32]))| {
+    // Enough keys for a task that is worth handing over.
+    let heads_per_task = ((1 << 13) / ((place.position + place.added) * channels)).clamp(1, heads);
+    pool::run_pieces(&mut out, heads * channels, heads_per_task * channels, |out, row, first| {
         let (sequence, seen) = (row / place.added, place.position + row % place.added + 1);
-        let mut scores = Buffer::any(time);
-        simd::vectorized!(|| {
-            for (head, (out_C, q_C)) in out_row.chunks_exact_mut(channels).zip(q_row.chunks_exact(channels)).enumerate()
-            {
-                let start = (sequence * kv_heads + head * kv_heads / heads) * time * channels;
-                let (keys, cached) = (&cache.keys[start..], &cache.values[start..]);
-                attend_one(q_C, keys, cached, &mut scores[..seen], out_C);
-            }
-        });
+        let mut scores = Buffer::any(seen);
+        let q = &queries[row * heads * channels + first..][..out.len()];
+        for (offset, (out_C, q_C)) in out.chunks_exact_mut(channels).zip(q.chunks_exact(channels)).enumerate() {
+            let kv_head = (first / channels + offset) * kv_heads / heads;
+            let start = (sequence * kv_heads + kv_head) * time * channels;
+            let seen = start..start + seen * channels;
+            attend_one(q_C, &cache.keys[seen.clone()], &cache.values[seen], &mut scores, out_C);
+        }
     });
     linear(&out, &values[layer.output.clone()], &mut h_ND, rows);
     simd::add(x_ND, &h_ND[..rows * hidden]);
 }
 
 /// One query over the keys and values of `scores.len()` positions.
-#[inline(always)]
 fn attend_one(q_C: &[f32], keys_TC: &[f32], values_TC: &[f32], scores: &mut [f32], out_C: &mut [f32]) {
     let channels = q_C.len();
+    matrix_vector(keys_TC, q_C, scores);
     let scale = 1.0 / (channels as f32).sqrt();
-    for (score, k_C) in scores.iter_mut().zip(keys_TC.chunks_exact(channels)) {
-        *score = scale * simd::dot(q_C, k_C);
-    }
-    simd::softmax(scores);
-    out_C.fill(0.0);
-    for (&p, v_C) in scores.iter().zip(values_TC.chunks_exact(channels)) {
-        simd::add_scaled(out_C, p, v_C);
-    }
+    simd::vectorized!(|| {
+        scores.iter_mut().for_each(|score| *score *= scale);
+        simd::softmax(scores);
+        out_C.fill(0.0);
+        for (&p, v_C) in scores.iter().zip(values_TC.chunks_exact(channels)) {
+            simd::add_scaled(out_C, p, v_C);
+        }
+    });
 }
 
-/// x += experts(norm(x)).
-fn feed_forward(layer: &FeedForward, values: &[f32], x_ND: &mut [f32], rows: usize) -> Option<Arc<Routing>> {
+/// x += experts(norm(x)); a layer that routes writes its decisions to the next of `routing`.
+fn feed_forward<'a>(
+    layer: &FeedForward,
+    values: &[f32],
+    x_ND: &mut [f32],
+    rows: usize,
+    routing: &mut impl Iterator<Item = &'a mut Routing>,
+) {
     let hidden = layer.hidden;
     let (mut h_ND, mut scales) = (Buffer::any(x_ND.len()), Buffer::any(rows));
     norm::forward(x_ND, &values[layer.norm.clone()], layer.eps, &mut h_ND, &mut scales);
-    let routing = layer.routed.as_ref().map(|routed| {
+    if let Some((routed, routing)) = layer.routed.as_ref().and_then(|routed| Some((routed, routing.next()?))) {
         let mut scores_NE = Buffer::any(rows * routed.router.num_experts);
         linear(&h_ND, &values[routed.gate.clone()], &mut scores_NE, rows);
         let bias = routed.bias.as_ref().map(|bias| &values[bias.clone()]);
-        let routing = routed.router.decide(&scores_NE, bias, None);
-        apply_experts(routed, values, &h_ND, x_ND, &routing);
-        Arc::new(routing)
-    });
+        routed.router.decide_again(&scores_NE, bias, routing);
+        if rows < FEW_ROWS {
+            apply_experts_to_few(routed, values, &h_ND, x_ND, routing);
+        } else {
+            apply_experts(routed, values, &h_ND, x_ND, routing);
+        }
+    }
     if let Some(shared) = &layer.shared {
         let mut y_ND = Buffer::any(h_ND.len());
         apply_expert(&shared.weights, values, &h_ND, &mut y_ND);
@@ -204,7 +220,39 @@ fn feed_forward(layer: &FeedForward, values: &[f32], x_ND: &mut [f32], rows: usi
             simd::add_scaled(x_D, gate, y_D);
         }
     }
-    routing
+}
+
+/// [`apply_experts`] without sorting: (token, expert) pairs one by one, each weight read once.
+fn apply_experts_to_few(routed: &Routed, values: &[f32], h_ND: &[f32], x_ND: &mut [f32], routing: &Routing) {
+    /// The most outputs in a task.
+    const PIECE: usize = 64;
+    let k = routed.router.experts_per_token;
+    let hidden = h_ND.len() * k / routing.experts_NK.len();
+    let expert = |pair: usize| &routed.experts[routing.experts_NK[pair] as usize];
+    let widest = (0..routing.experts_NK.len()).map(|pair| expert(pair).width).max().unwrap_or(0);
+    let mut a_SF = Buffer::any(routing.experts_NK.len() * widest);
+    pool::run_pieces(&mut a_SF, widest, outputs_per_task(2 * hidden).min(PIECE), |gate, pair, first| {
+        let (weights, h_D) = (expert(pair), &h_ND[pair / k * hidden..][..hidden]);
+        let count = gate.len().min(weights.width.saturating_sub(first));
+        let (gate, mut up) = (&mut gate[..count], [0.0; PIECE]);
+        let rows = |first: usize| &values[weights.gate_up.clone()][first * hidden..][..count * hidden];
+        matrix_vector(rows(first), h_D, gate);
+        matrix_vector(rows(weights.width + first), h_D, &mut up[..count]);
+        simd::vectorized!(|| {
+            for (gate, up) in gate.iter_mut().zip(up) {
+                *gate = *gate * simd::sigmoid(*gate) * up;
+            }
+        });
+    });
+    pool::run_pieces(x_ND, hidden, outputs_per_task(k * widest).min(PIECE), |x, token, first| {
+        let mut y = [0.0; PIECE];
+        for pair in token * k..(token + 1) * k {
+            let (weights, width) = (expert(pair), expert(pair).width);
+            let down = &values[weights.down.clone()][first * width..][..x.len() * width];
+            matrix_vector(down, &a_SF[pair * widest..][..width], &mut y[..x.len()]);
+            simd::vectorized!(|| simd::add_scaled(x, routing.gates_NK[pair], &y));
+        }
+    });
 }
 
 /// Adds the routed experts' weighted outputs to x.

@@ -3,7 +3,7 @@
 
 use super::router::Routing;
 use crate::ops::buffer::Buffer;
-use crate::ops::{pool, rows_per_task};
+use crate::ops::{pool, rows_per_task, simd};
 use std::ops::Range;
 
 /// (token, expert) pairs sorted by expert; dropped pairs are left out.
@@ -55,6 +55,17 @@ impl Dispatch {
         });
         x_SD
     }
+
+    /// The Euclidean length of each pair's row of `y_SD`; 0 for a dropped pair.
+    pub fn norms(&self, y_SD: &[f32], hidden: usize) -> Vec<f32> {
+        let mut norms_S = vec![0.0; self.tokens_S.len()];
+        simd::vectorized!(|| {
+            for (norm, y_D) in norms_S.iter_mut().zip(y_SD.chunks_exact(hidden)) {
+                *norm = simd::dot(y_D, y_D).sqrt();
+            }
+        });
+        self.places_NK.iter().map(|place| place.map_or(0.0, |place| norms_S[place as usize])).collect()
+    }
 }
 
 #[cfg(test)]
@@ -77,5 +88,7 @@ mod tests {
         assert_eq!(dispatch.gates_S, [0.1, 0.8, 0.9, 0.2, 0.7]);
         assert_eq!(dispatch.places_NK, [Some(2), Some(0), Some(1), Some(3), Some(4), None]);
         assert_eq!(dispatch.gather(&[10.0, 11.0, 12.0], 1)[..], [10.0, 11.0, 10.0, 11.0, 12.0]);
+        let y_SD = [3.0, 4.0, 1.0, 0.0, 0.0, 2.0, 6.0, 8.0, 5.0, 12.0];
+        assert_eq!(dispatch.norms(&y_SD, 2), [2.0, 5.0, 1.0, 10.0, 13.0, 0.0]);
     }
 }

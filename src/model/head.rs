@@ -4,7 +4,9 @@ use super::operation::{Operation, Pass, Slot, apply};
 use super::parameters::{Parameters, slices_mut};
 use crate::ops::buffer::Buffer;
 use crate::ops::dropout::Dropout;
-use crate::ops::{cross_entropy, norm, simd};
+use crate::ops::gemm::Precision;
+use crate::ops::matmul::{Mat, MatMut, Store, matmul};
+use crate::ops::{cross_entropy, norm, pool, rows_per_task, simd};
 use candle_core::{Result, Tensor, bail};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -103,6 +105,32 @@ impl Head {
         };
         let root = apply(x_ND, operation)?;
         Ok(Loss { root, losses_N: losses_N.get().cloned().unwrap_or_default() })
+    }
+
+    /// The token that is likeliest to come next, for each position; of equally likely ones the lowest.
+    pub fn likeliest(&self, parameters: &Parameters, x_ND: &Tensor) -> Result<Vec<u32>> {
+        let x_ND = x_ND.flatten_all()?.to_vec1::<f32>()?;
+        let values = parameters.values();
+        let weight_VD = &values[self.weight_VD.clone()];
+        let (hidden, vocab) = (self.hidden, weight_VD.len() / self.hidden);
+        let tokens = x_ND.len() / hidden;
+        let (mut h_ND, mut scales_N) = (Buffer::any(x_ND.len()), Buffer::any(tokens));
+        norm::parallel_forward(&x_ND, &values[self.norm.clone()], self.eps, &mut h_ND, &mut scales_N);
+        let mut likeliest_N = vec![0; tokens];
+        let chunk = rows_per_task(tokens);
+        let tasks = likeliest_N.chunks_mut(chunk).zip(h_ND.chunks(chunk * hidden)).collect();
+        pool::run(tasks, |(likeliest, h): (&mut [u32], &[f32])| {
+            let mut logits = Buffer::any(likeliest.len() * vocab);
+            let (h, w) = (Mat::new(h, likeliest.len(), hidden), Mat::new(weight_VD, vocab, hidden));
+            matmul(MatMut::new(&mut logits, likeliest.len(), vocab), h, w.t(), Store::Overwrite, Precision::F32);
+            simd::vectorized!(|| {
+                for (logits_V, likeliest) in logits.chunks_exact(vocab).zip(likeliest) {
+                    let largest = simd::max(logits_V);
+                    *likeliest = logits_V.iter().position(|&logit| logit == largest).unwrap_or(0) as u32;
+                }
+            });
+        });
+        Ok(likeliest_N)
     }
 }
 

@@ -230,14 +230,20 @@ impl FeedForwardOp {
             }
         }
         let bias = routed.bias.as_ref().map(|bias| &values[bias.clone()]);
-        let routing = Arc::new(routed.router.decide(&scores_NE, bias, routed.capacity(self.pass)));
+        let mut routing = match self.pass.knockout(self.layer.layer) {
+            Some(knockout) => routed.router.decide_without(knockout, scores_NE.to_vec(), bias),
+            None => routed.router.decide(&scores_NE, bias, routed.capacity(self.pass)),
+        };
         let dispatch = Dispatch::new(&routing, routed.router.experts_per_token);
         let experts = routed.experts_over(values, &dispatch);
         let x_SD = dispatch.gather(h_ND, hidden);
         let mut u = Buffer::any(swiglu::preactivations_len(hidden, &experts));
         let mut y_SD = Buffer::any(x_SD.len());
         swiglu::forward(hidden, &experts, &x_SD, &mut u, &mut y_SD, self.pass.precision);
-        (SavedRouted { scores_NE, noise_NE, routing, dispatch, u }, y_SD)
+        if !self.pass.is_training() {
+            routing.norms_NK = dispatch.norms(&y_SD, hidden);
+        }
+        (SavedRouted { scores_NE, noise_NE, routing: Arc::new(routing), dispatch, u }, y_SD)
     }
 
     fn forward_shared(&self, shared: &Shared, values: &[f32], h_ND: &[f32]) -> (SavedShared, Buffer) {

@@ -27,6 +27,26 @@ pub enum Mode {
     Train { seed: u64, step: u64, loss_scale: f32 },
     /// Keep nothing; no randomness.
     Evaluate,
+    /// As [`Mode::Evaluate`], with one expert taken out.
+    Knockout(Knockout),
+}
+
+/// An expert that does not serve its tokens, to see what they lose by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Knockout {
+    /// The transformer layer.
+    pub layer: usize,
+    pub expert: usize,
+    pub removal: Removal,
+}
+
+/// What becomes of the tokens that chose the missing expert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// The router chooses among the other experts, its probabilities renormalised over them.
+    Renormalised,
+    /// The expert's output is zero; its gate is lost, those of the others stay as they were.
+    Zeroed,
 }
 
 impl Pass {
@@ -43,7 +63,7 @@ impl Pass {
     pub fn loss_scale(&self) -> f32 {
         match self.mode {
             Mode::Train { loss_scale, .. } => loss_scale,
-            Mode::Evaluate => 1.0,
+            Mode::Evaluate | Mode::Knockout(_) => 1.0,
         }
     }
 
@@ -51,7 +71,15 @@ impl Pass {
     pub fn stream(&self, purpose: &str, layer: usize) -> Option<Stream> {
         match self.mode {
             Mode::Train { seed, step, .. } => Some(Stream::new(seed, purpose, &[step, layer as u64])),
-            Mode::Evaluate => None,
+            Mode::Evaluate | Mode::Knockout(_) => None,
+        }
+    }
+
+    /// The expert that is missing in this layer, if one is.
+    pub fn knockout(&self, layer: usize) -> Option<Knockout> {
+        match self.mode {
+            Mode::Knockout(knockout) if knockout.layer == layer => Some(knockout),
+            _ => None,
         }
     }
 }

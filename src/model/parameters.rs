@@ -1,6 +1,7 @@
 //! The weights: one flat buffer, with names and shapes for its parts, and a flat gradient beside it. The optimizer,
 //! the checkpoint and every kernel work on slices of these buffers.
 
+use crate::ops::buffer::prefer_large_pages;
 use crate::random::Stream;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -63,6 +64,8 @@ impl Layout {
     /// Parameters that are all zero.
     pub fn zeros(self) -> Parameters {
         let (values, gradients) = (vec![0.0; self.len], vec![0.0; self.len]);
+        prefer_large_pages(&values);
+        prefer_large_pages(&gradients);
         Parameters { list: self.list, values: RwLock::new(values), gradients: Mutex::new(gradients) }
     }
 }

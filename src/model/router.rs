@@ -7,9 +7,9 @@
 //! - softmax top-k: Shazeer et al. 2017; Fedus et al. 2021 (Switch, K = 1); Jiang et al. 2024 (Mixtral).
 //! - sigmoid scores with a bias on the choice alone: DeepSeek-V3 (2024), after Wang et al. 2024.
 
+use super::operation::{Knockout, Removal};
 use crate::config::{Balance, RouterConfig, ScoringFunc};
 use crate::ops::{pool, rows_per_task, simd};
-use std::ops::Range;
 
 /// The decisions of one MoE layer for N tokens: what training, logging and inspection all read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,6 +28,8 @@ pub struct Routing {
     pub z_loss: f32,
     /// (token, expert) pairs dropped because the expert was full.
     pub dropped: usize,
+    /// Euclidean length of each pair's expert output, before the gate; filled when evaluating only.
+    pub norms_NK: Vec<f32>,
 }
 
 impl Routing {
@@ -41,18 +43,6 @@ impl Routing {
         let surprise = |&p: &f32| if p > 0.0 { -f64::from(p) * f64::from(p).ln() } else { 0.0 };
         let tokens = self.probs_NE.len() / self.num_experts;
         self.probs_NE.iter().map(surprise).sum::<f64>() / tokens.max(1) as f64
-    }
-
-    /// The decisions for some of the tokens. Losses are those of the whole.
-    pub fn slice(&self, rows: Range<usize>) -> Self {
-        let (k, experts) = (self.experts_per_token(), self.num_experts);
-        let pairs = rows.start * k..rows.end * k;
-        Self {
-            experts_NK: self.experts_NK[pairs.clone()].to_vec(),
-            gates_NK: self.gates_NK[pairs].to_vec(),
-            probs_NE: self.probs_NE[rows.start * experts..rows.end * experts].to_vec(),
-            ..*self
-        }
     }
 
     /// How many tokens chose each expert, dropped ones included.
@@ -99,6 +89,44 @@ impl Router {
         routing.z_loss = (lse_N.iter().map(|&lse| f64::from(lse).powi(2)).sum::<f64>() / tokens as f64) as f32;
         if let Some(capacity) = capacity {
             drop_overflow(&mut routing, capacity);
+        }
+        routing
+    }
+
+    /// [`Self::decide`] for a few tokens, on this thread and into memory that `routing` has already; leaves out the
+    /// losses, which matter in training alone.
+    pub fn decide_again(&self, scores_NE: &[f32], bias_E: Option<&[f32]>, routing: &mut Routing) {
+        let (experts, k) = (self.num_experts, self.experts_per_token);
+        let pairs = scores_NE.len() / experts * k;
+        routing.num_experts = experts;
+        routing.probs_NE.clear();
+        routing.probs_NE.extend_from_slice(scores_NE);
+        routing.experts_NK.resize(pairs, 0);
+        routing.gates_NK.resize(pairs, 0.0);
+        let choices = routing.experts_NK.chunks_exact_mut(k).zip(routing.gates_NK.chunks_exact_mut(k));
+        let rows = routing.probs_NE.chunks_exact_mut(experts).zip(choices);
+        simd::vectorized!(|| {
+            for (probs_E, (chosen_K, gates_K)) in rows {
+                self.decide_token(probs_E, bias_E, chosen_K, gates_K);
+            }
+        });
+    }
+
+    /// As [`Self::decide`] without capacity, with one expert missing. With no more than K experts there is no other to
+    /// choose, and the token has one less.
+    pub fn decide_without(&self, knockout: Knockout, mut scores_NE: Vec<f32>, bias_E: Option<&[f32]>) -> Routing {
+        let (experts, missing) = (self.num_experts, knockout.expert);
+        let mut bias_E = bias_E.map_or_else(|| vec![0.0; experts], <[f32]>::to_vec);
+        if knockout.removal == Removal::Renormalised {
+            bias_E[missing] = f32::NEG_INFINITY;
+            scores_NE.iter_mut().skip(missing).step_by(experts).for_each(|score| *score = f32::NEG_INFINITY);
+        }
+        let mut routing = self.decide(&scores_NE, Some(&bias_E), None);
+        for (_, gate) in
+            routing.experts_NK.iter().zip(&mut routing.gates_NK).filter(|&(&expert, _)| expert as usize == missing)
+        {
+            *gate = 0.0;
+            routing.dropped += 1;
         }
         routing
     }
@@ -276,6 +304,17 @@ mod tests {
     }
 
     #[test]
+    fn deciding_into_old_memory_gives_the_same_decisions() {
+        let scores: Vec<f32> = (0..24).map(|i| (i as f32 * 1.7).sin()).collect();
+        let router = router(4, 2, config());
+        let mut again = router.decide(&[1.0; 80], None, None);
+        router.decide_again(&scores, None, &mut again);
+        let fresh = router.decide(&scores, None, None);
+        assert_eq!((again.experts_NK, again.gates_NK), (fresh.experts_NK, fresh.gates_NK));
+        assert_eq!(again.probs_NE, fresh.probs_NE);
+    }
+
+    #[test]
     fn balance_loss_is_exactly_one_at_perfect_balance() {
         // Each of four tokens prefers another expert by the same margin.
         let mut scores = vec![0.0; 16];
@@ -318,6 +357,39 @@ mod tests {
         assert_eq!(routing.experts_NK, [1]);
         assert!((routing.gates_NK[0] - 1.0).abs() < 1e-6, "2 * sigmoid(0)");
         assert!((routing.probs_NE.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn without_an_expert_the_rest_share_its_probability_or_its_gate_is_lost() {
+        let scores = [1f32.ln(), 2f32.ln(), 4f32.ln(), 1f32.ln()];
+        let knockout = |removal| Knockout { layer: 0, expert: 2, removal };
+        for normalised in [false, true] {
+            let router = router(4, 2, RouterConfig { norm_topk_prob: normalised, ..config() });
+            // Probabilities of the rest: 1/4, 1/2, 1/4.
+            let routing = router.decide_without(knockout(Removal::Renormalised), scores.to_vec(), None);
+            assert_eq!(routing.experts_NK, [1, 0]);
+            let total = if normalised { 0.75 } else { 1.0 };
+            assert!((routing.gates_NK[0] - 0.5 / total).abs() < 1e-6, "{:?}", routing.gates_NK);
+            assert!((routing.gates_NK[1] - 0.25 / total).abs() < 1e-6, "{:?}", routing.gates_NK);
+            assert_eq!(routing.dropped, 0);
+
+            let routing = router.decide_without(knockout(Removal::Zeroed), scores.to_vec(), None);
+            assert_eq!(routing.experts_NK, [2, 1]);
+            let expected = if normalised { 1.0 / 3.0 } else { 0.25 };
+            assert_eq!((routing.gates_NK[0], routing.dropped), (0.0, 1));
+            assert!((routing.gates_NK[1] - expected).abs() < 1e-6, "{:?}", routing.gates_NK);
+        }
+        // A bias however large does not bring it back; where all must serve, one is missing.
+        let sigmoid = RouterConfig { scoring_func: ScoringFunc::Sigmoid, balance: Balance::Bias, ..config() };
+        let biased = router(3, 2, sigmoid.clone()).decide_without(
+            Knockout { layer: 0, expert: 2, removal: Removal::Renormalised },
+            vec![0.0, 1.0, 2.0],
+            Some(&[0.0, 0.0, 9.0]),
+        );
+        assert_eq!(biased.experts_NK, [1, 0]);
+        let all = router(3, 3, sigmoid).decide_without(knockout(Removal::Renormalised), vec![0.0, 1.0, 2.0], None);
+        assert_eq!((all.gates_NK[2], all.dropped), (0.0, 1));
+        assert!((all.gates_NK.iter().sum::<f32>() - 1.0).abs() < 1e-6);
     }
 
     #[test]

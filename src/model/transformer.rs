@@ -99,33 +99,44 @@ impl Transformer {
     /// The loss of predicting `targets_N` from `ids_N`, sequences of `pass.time` tokens one after the other. In training
     /// `loss.root.backward()` adds every weight's gradient to [`Parameters::gradients`].
     pub fn forward(&self, ids_N: &[u32], targets_N: &[u32], pass: Pass) -> Result<Output> {
-        self.forward_watched(ids_N, targets_N, pass, |_, _| Ok(()))
+        let x_ND = self.embed(ids_N, pass)?;
+        let (x_ND, routing) = self.sub_layers(0, x_ND, pass, |_, _| Ok(()))?;
+        Ok(Output { loss: self.head.loss(&self.parameters, &x_ND, targets_N, pass)?, routing })
     }
 
-    /// As [`Self::forward`]; shows the residual stream x_ND after each of its stations.
-    pub fn forward_watched(
-        &self,
-        ids_N: &[u32],
-        targets_N: &[u32],
-        pass: Pass,
-        mut watch: impl FnMut(Station, &Tensor) -> Result<()>,
-    ) -> Result<Output> {
+    /// The residual stream before the first layer.
+    pub fn embed(&self, ids_N: &[u32], pass: Pass) -> Result<Tensor> {
         // Candle keeps a graph only for what depends on a variable.
         let anchor =
             if pass.is_training() { self.anchor.as_tensor().clone() } else { self.anchor.as_detached_tensor() };
         let (hidden, dropout) = (self.model.hidden_size, self.model.hidden_dropout);
-        let mut x_ND = embed(&anchor, &self.parameters, &self.embedding_VD, ids_N, pass, hidden, dropout)?;
-        watch(Station::Embedding, &x_ND)?;
+        embed(&anchor, &self.parameters, &self.embedding_VD, ids_N, pass, hidden, dropout)
+    }
+
+    /// The residual stream after all sub-layers from number `first` on, given that before it, and the routing of those
+    /// that route. Sub-layer 2 l is the attention of layer l, 2 l + 1 its feed-forward. `watch` sees the stream after
+    /// each.
+    pub fn sub_layers(
+        &self,
+        first: usize,
+        mut x_ND: Tensor,
+        pass: Pass,
+        mut watch: impl FnMut(Station, &Tensor) -> Result<()>,
+    ) -> Result<(Tensor, Vec<Arc<Routing>>)> {
         let mut routing = Vec::new();
-        for (number, layer) in self.layers.iter().enumerate() {
-            x_ND = layer.attention.forward(&self.parameters, &x_ND, pass)?;
-            watch(Station::Attention(number), &x_ND)?;
-            let (y_ND, decisions) = layer.feed_forward.forward(&self.parameters, &x_ND, pass)?;
-            x_ND = y_ND;
-            watch(Station::FeedForward(number), &x_ND)?;
-            routing.extend(decisions);
+        for number in first..2 * self.layers.len() {
+            let layer = &self.layers[number / 2];
+            if number % 2 == 0 {
+                x_ND = layer.attention.forward(&self.parameters, &x_ND, pass)?;
+                watch(Station::Attention(number / 2), &x_ND)?;
+            } else {
+                let (y_ND, decisions) = layer.feed_forward.forward(&self.parameters, &x_ND, pass)?;
+                x_ND = y_ND;
+                routing.extend(decisions);
+                watch(Station::FeedForward(number / 2), &x_ND)?;
+            }
         }
-        Ok(Output { loss: self.head.loss(&self.parameters, &x_ND, targets_N, pass)?, routing })
+        Ok((x_ND, routing))
     }
 
     /// Layers that route, by number.

@@ -1,8 +1,7 @@
 //! Matrix views over slices and their product ([`gemm`](super::gemm)), alone or cut into tasks.
 
-use super::buffer::Buffer;
 use super::gemm::{self, Operand, Precision, Problem};
-use super::{pool, rows_per_task, simd};
+use super::{pool, rows_per_task};
 
 /// A view of a matrix: element (i, j) is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
@@ -129,40 +128,25 @@ pub fn parallel_matmul(dst: &mut [f32], a: Mat, b: Mat, store: Store, precision:
     });
 }
 
-/// Rows below which a product with a weight matrix is bound by reading the weight: then each weight row is read once
-/// and multiplied with all of them.
-const FEW_ROWS: usize = 8;
+/// Rows below which a product with a weight matrix is bound by reading the weight: then it is multiplied row by row.
+pub const FEW_ROWS: usize = 8;
 
-/// `y_NO = x_NI w_OI^T`, for any number of rows.
+/// `y_NO = x_NI w_OI^T` in f32, for any number of rows.
 pub fn linear(x_NI: &[f32], w_OI: &[f32], y_NO: &mut [f32], rows: usize) {
     let (inner, outer) = (x_NI.len() / rows, y_NO.len() / rows);
     if rows >= FEW_ROWS {
         let (x, w) = (Mat::new(x_NI, rows, inner), Mat::new(w_OI, outer, inner).t());
         return parallel_matmul(y_NO, x, w, Store::Overwrite, Precision::F32);
     }
-    /// Weights in one task: 128 KB.
-    const TASK: usize = 1 << 15;
-    let chunk = (TASK / inner).max(1).next_multiple_of(simd::ROWS);
-    let mut y_ON = Buffer::any(outer * rows);
-    let tasks = y_ON.chunks_mut(chunk * rows).zip(w_OI.chunks(chunk * inner)).collect();
-    pool::run(tasks, |(y, w): (&mut [f32], &[f32])| {
-        simd::vectorized!(|| {
-            for (y, w) in y.chunks_mut(simd::ROWS * rows).zip(w.chunks(simd::ROWS * inner)) {
-                for (row, x_I) in x_NI.chunks_exact(inner).enumerate() {
-                    if w.len() == simd::ROWS * inner {
-                        let products = simd::dot_rows(w, x_I);
-                        y.iter_mut().skip(row).step_by(rows).zip(products).for_each(|(y, product)| *y = product);
-                    } else {
-                        let products = w.chunks_exact(inner).map(|w_I| simd::dot(w_I, x_I));
-                        y.iter_mut().skip(row).step_by(rows).zip(products).for_each(|(y, product)| *y = product);
-                    }
-                }
-            }
-        });
+    pool::run_pieces(y_NO, outer, outputs_per_task(inner), |y, row, first| {
+        let w = &w_OI[first * inner..][..y.len() * inner];
+        gemm::matrix_vector(w, &x_NI[row * inner..][..inner], y);
     });
-    for (index, y) in y_NO.iter_mut().enumerate() {
-        *y = y_ON[index % outer * rows + index / outer];
-    }
+}
+
+/// How many products with vectors of `inner` numbers make a task: 64 KB of weights.
+pub fn outputs_per_task(inner: usize) -> usize {
+    ((1 << 14) / inner.max(1)).next_multiple_of(8).max(8)
 }
 
 /// `grad_OI += dy_NO^T x_NI`: the gradient of a weight of shape (O, I) in `y = x W^T`, its rows cut into tasks.

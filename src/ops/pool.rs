@@ -101,6 +101,29 @@ pub fn run<T: Send>(tasks: Vec<T>, body: impl Fn(T) + Sync) {
     });
 }
 
+/// Cuts every row of `row_len` numbers into pieces of `piece` and calls `body` with each piece, its row and where in
+/// the row it starts, on all threads. Unlike [`run`] it allocates nothing.
+pub fn run_pieces(rows: &mut [f32], row_len: usize, piece: usize, body: impl Fn(&mut [f32], usize, usize) + Sync) {
+    /// Lets tasks on other threads reach their pieces.
+    struct Start(*mut f32);
+    // SAFETY: tasks touch disjoint pieces of a slice that is borrowed until all of them have ended.
+    unsafe impl Sync for Start {}
+
+    if row_len == 0 || piece == 0 {
+        return;
+    }
+    let (count, pieces, start) = (rows.len() / row_len, row_len.div_ceil(piece), Start(rows.as_mut_ptr()));
+    run_numbered(count * pieces, &|number| {
+        // All rows' pieces at one place follow each other: they may share a weight.
+        let (row, first) = (number % count, number / count * piece);
+        let start = &start;
+        // SAFETY: the piece lies within the row, which lies within `rows`, and no other number has the same one.
+        let numbers =
+            unsafe { std::slice::from_raw_parts_mut(start.0.add(row * row_len + first), piece.min(row_len - first)) };
+        body(numbers, row, first);
+    });
+}
+
 /// Calls `body` with every number below `count`, on all threads.
 pub fn run_numbered(count: usize, body: &(dyn Fn(usize) + Sync)) {
     let pool = pool();
@@ -213,6 +236,17 @@ mod tests {
             }
         }
         set_threads(available_threads());
+    }
+
+    #[test]
+    fn pieces_cover_every_row_once() {
+        for (rows, row_len, piece) in [(3, 10, 4), (1, 7, 7), (2, 5, 9), (0, 5, 2)] {
+            let mut numbers = vec![0.0; rows * row_len];
+            run_pieces(&mut numbers, row_len, piece, |numbers, row, first| {
+                numbers.iter_mut().enumerate().for_each(|(i, x)| *x += (row * row_len + first + i) as f32 + 1.0);
+            });
+            assert!(numbers.iter().enumerate().all(|(i, &x)| x == i as f32 + 1.0));
+        }
     }
 
     #[test]

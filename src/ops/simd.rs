@@ -111,44 +111,6 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     sum_of(a.len(), |i| a[i] * b[i])
 }
 
-/// Rows of a matrix that [`dot_rows`] multiplies at a time.
-pub const ROWS: usize = 4;
-
-/// The dot products of [`ROWS`] rows of a matrix, one after the other in `rows`, with one vector: several sums in
-/// flight hide each other's latency, and the vector is read once for all of them.
-#[inline(always)]
-pub fn dot_rows(rows: &[f32], vector: &[f32]) -> [f32; ROWS] {
-    const WIDTH: usize = 8;
-    let len = vector.len();
-    let (first, rest) = rows.split_at(len);
-    let (second, rest) = rest.split_at(len);
-    let (third, fourth) = rest.split_at(len);
-    let (mut s0, mut s1, mut s2, mut s3) = ([0.0f32; WIDTH], [0.0f32; WIDTH], [0.0f32; WIDTH], [0.0f32; WIDTH]);
-    let whole = vector.as_chunks::<WIDTH>().0.iter();
-    let rows = first.as_chunks::<WIDTH>().0.iter().zip(second.as_chunks::<WIDTH>().0);
-    let rows = rows.zip(third.as_chunks::<WIDTH>().0.iter().zip(fourth.as_chunks::<WIDTH>().0));
-    for (x, ((a, b), (c, d))) in whole.zip(rows) {
-        for lane in 0..WIDTH {
-            s0[lane] += a[lane] * x[lane];
-            s1[lane] += b[lane] * x[lane];
-            s2[lane] += c[lane] * x[lane];
-            s3[lane] += d[lane] * x[lane];
-        }
-    }
-    let mut products = [sum_of_eight(s0), sum_of_eight(s1), sum_of_eight(s2), sum_of_eight(s3)];
-    for i in len / WIDTH * WIDTH..len {
-        for (product, row) in products.iter_mut().zip([first, second, third, fourth]) {
-            *product += row[i] * vector[i];
-        }
-    }
-    products
-}
-
-#[inline(always)]
-fn sum_of_eight([a, b, c, d, e, f, g, h]: [f32; 8]) -> f32 {
-    ((a + e) + (c + g)) + ((b + f) + (d + h))
-}
-
 /// The sum of a slice.
 #[inline(always)]
 pub fn sum(a: &[f32]) -> f32 {
@@ -263,17 +225,6 @@ mod tests {
         assert_eq!(widest, portable);
         let exact: f64 = a.iter().map(|&x| f64::from(x).powi(2)).sum();
         assert!((f64::from(widest.0) - exact).abs() < 1e-3);
-    }
-
-    #[test]
-    fn dot_rows_agrees_with_dot() {
-        for len in [1, 7, 8, 67] {
-            let rows: Vec<f32> = (0..ROWS * len).map(|i| (i as f32 * 0.7).sin()).collect();
-            let vector: Vec<f32> = (0..len).map(|i| (i as f32 * 0.3).cos()).collect();
-            for (row, product) in vectorized!(|| dot_rows(&rows, &vector)).into_iter().enumerate() {
-                assert!((product - dot(&rows[row * len..][..len], &vector)).abs() < 1e-4);
-            }
-        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use crate::config::OptimizerConfig;
 use crate::model::parameters::{Kind, Parameters};
+use crate::ops::buffer::prefer_large_pages;
 use crate::ops::{pool, simd};
 
 /// Numbers in one task.
@@ -36,7 +37,10 @@ struct Rule {
 impl AdamW {
     pub fn new(config: &OptimizerConfig, parameters: &Parameters) -> Self {
         let len = parameters.values().len();
-        Self { config: config.clone(), steps: 0, exp_avg: vec![0.0; len], exp_avg_sq: vec![0.0; len] }
+        let (exp_avg, exp_avg_sq) = (vec![0.0; len], vec![0.0; len]);
+        prefer_large_pages(&exp_avg);
+        prefer_large_pages(&exp_avg_sq);
+        Self { config: config.clone(), steps: 0, exp_avg, exp_avg_sq }
     }
 
     /// Moves every weight by its gradient and clears the gradients. `gradient_norm` is that of

@@ -9,7 +9,6 @@ use crate::random::Stream;
 use crate::routing::log::Source;
 use crate::tokenizer::Tokenizer;
 use anyhow::Result;
-use std::sync::Arc;
 
 /// What to continue, and by how many tokens at most.
 pub struct Prompt<'a> {
@@ -26,7 +25,7 @@ pub struct Passed<'a> {
     pub source: Source,
     /// Under the model's own distribution; none for the first token, which nothing predicted.
     pub logprob: Option<f32>,
-    routing: &'a [Arc<Routing>],
+    routing: &'a [Routing],
     row: usize,
 }
 
@@ -48,7 +47,7 @@ impl Passed<'_> {
     }
 
     fn rows<T: Clone>(&self, values_NK: impl Fn(&Routing) -> &Vec<T>) -> Vec<Vec<T>> {
-        let row = |routing: &Arc<Routing>| {
+        let row = |routing: &Routing| {
             let k = routing.experts_per_token();
             values_NK(routing)[self.row * k..][..k].to_vec()
         };
@@ -90,7 +89,7 @@ pub fn generate(
         for (sample, chosen) in chosen.iter().enumerate().filter(|&(sample, _)| !ended[sample]) {
             let index = prompt_ids.len() + number;
             let (id, logprob) = (chosen.id, Some(chosen.logprob));
-            observe(&Passed { sample, index, id, source: Source::Generated, logprob, routing: &routing, row: sample })?;
+            observe(&Passed { sample, index, id, source: Source::Generated, logprob, routing, row: sample })?;
         }
         for (ended, &id) in ended.iter_mut().zip(&ids) {
             *ended |= Some(id) == tokenizer.end_of_text();
@@ -98,7 +97,7 @@ pub fn generate(
         if ended.iter().all(|&ended| ended) {
             break;
         }
-        logits_SV = logits_NV;
+        logits_SV.clone_from(logits_NV);
     }
     Ok(())
 }
@@ -171,7 +170,7 @@ impl<'a> Context<'a> {
     }
 
     /// Appends one token to each sample.
-    fn advance(&mut self, ids: &[u32]) -> Result<Step> {
+    fn advance(&mut self, ids: &[u32]) -> Result<&Step> {
         self.make_room()?;
         for (history, &id) in self.histories.iter_mut().zip(ids) {
             history.push(id);

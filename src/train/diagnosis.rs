@@ -4,7 +4,7 @@ use super::metrics::RoutingAverages;
 use crate::dataset::Batch;
 use crate::fault;
 use crate::model::operation::Pass;
-use crate::model::transformer::Transformer;
+use crate::model::transformer::{Station, Transformer};
 use anyhow::Result;
 use candle_core::Tensor;
 use std::fmt;
@@ -63,23 +63,27 @@ pub fn examine(
 /// Where in the order of computation, forward and then backward, the first number appears that is not finite.
 fn find_origin(model: &Transformer, number: u64, batch: &Batch, pass: Pass) -> Result<Option<String>> {
     let mut forward = None;
-    let output = model.forward_watched(&batch.ids, &batch.targets, pass, |station, x_ND| {
+    let mut check = |station: Station, x_ND: &Tensor| {
         if forward.is_none() {
             let place = describe_numbers(x_ND, batch, pass.time)?;
             forward = place.map(|place| format!("micro-batch {number}: the residual stream after {station}, {place}"));
         }
         Ok(())
-    })?;
+    };
+    let x_ND = model.embed(&batch.ids, pass)?;
+    check(Station::Embedding, &x_ND)?;
+    let (x_ND, _) = model.sub_layers(0, x_ND, pass, check)?;
     if forward.is_some() {
         return Ok(forward);
     }
-    if let Some(token) = output.loss.losses_N.iter().position(|loss| !loss.is_finite()) {
+    let loss = model.head.loss(&model.parameters, &x_ND, &batch.targets, pass)?;
+    if let Some(token) = loss.losses_N.iter().position(|loss| !loss.is_finite()) {
         let (sequence, position) = (token / pass.time, token % pass.time);
-        let loss = output.loss.losses_N[token];
+        let loss = loss.losses_N[token];
         return Ok(Some(format!("micro-batch {number}: loss {loss} in sequence {sequence}, position {position}")));
     }
     model.parameters.gradients().fill(0.0);
-    output.loss.root.backward()?;
+    loss.root.backward()?;
     let mut gradients = model.parameters.gradients();
     fault::gradient(number, &mut gradients);
     // Parameters lie in the order of the forward pass.

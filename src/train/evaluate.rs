@@ -1,7 +1,7 @@
 //! The one protocol of evaluation: mean cross-entropy over all positions of consecutive, non-overlapping windows of
 //! the training context length over the whole of a text, nothing random in it.
 
-use crate::dataset::Tokens;
+use crate::dataset::{IdArray, Tokens};
 use crate::model::operation::{Mode, Pass};
 use crate::model::router::Routing;
 use crate::model::transformer::Transformer;
@@ -42,25 +42,33 @@ pub struct Seen<'a> {
     pub share: f64,
 }
 
-/// Evaluates `model` on `tokens` and shows every part to `observe`.
-pub fn evaluate(model: &Transformer, tokens: &Tokens, mut observe: impl FnMut(&Seen)) -> Result<Evaluation> {
-    let time = model.model.max_position_embeddings;
-    let total = tokens.ids.len().saturating_sub(1);
+/// The windows of a text, those of full length together as far as a pass has room: where their inputs are, and the pass.
+pub fn passes<I: IdArray>(tokens: &Tokens<I>, time: usize) -> impl Iterator<Item = (Range<usize>, Pass)> {
     let mut windows = tokens.windows(time).peekable();
-    let mut sum = 0.0;
-    while let Some(first) = windows.next() {
+    std::iter::from_fn(move || {
+        let Range { start, mut end } = windows.next()?;
+        let pass_time = end - start;
         let mut batch = 1;
-        let mut end = first.end;
-        // Windows of full length go through the model together.
-        while batch * time < TOKENS_PER_PASS && first.len() == time {
+        while batch * time < TOKENS_PER_PASS && pass_time == time {
             let Some(next) = windows.next_if(|next| next.len() == time) else { break };
             batch += 1;
             end = next.end;
         }
-        let positions = first.start..end;
+        Some((start..end, Pass { batch, time: pass_time, mode: Mode::Evaluate, precision: Precision::F32 }))
+    })
+}
+
+/// Evaluates `model` on `tokens` and shows every part to `observe`.
+pub fn evaluate<I: IdArray>(
+    model: &Transformer,
+    tokens: &Tokens<I>,
+    mut observe: impl FnMut(&Seen),
+) -> Result<Evaluation> {
+    let total = tokens.ids.len().saturating_sub(1);
+    let mut sum = 0.0;
+    for (positions, pass) in passes(tokens, model.model.max_position_embeddings) {
         let ids = tokens.ids.read(positions.start..positions.end + 1)?;
         let (ids_N, targets_N) = (&ids[..positions.len()], &ids[1..]);
-        let pass = Pass { batch, time: first.len(), mode: Mode::Evaluate, precision: Precision::F32 };
         let output = model.forward(ids_N, targets_N, pass)?;
         let losses_N = &output.loss.losses_N[..];
         sum += losses_N.iter().map(|&loss| f64::from(loss)).sum::<f64>();

@@ -15,6 +15,7 @@ mod survey;
 
 use crate::checkpoint::Files;
 use crate::config::Config;
+use crate::dataset::IdArray;
 use crate::error::Failure;
 use crate::model::parameters::Parameters;
 use crate::model::router::Routing;

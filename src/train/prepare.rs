@@ -4,7 +4,7 @@
 use super::survey::Survey;
 use crate::baseline::{Baseline, ngram_baseline};
 use crate::config::{Config, DataConfig};
-use crate::dataset::{Tokens, split};
+use crate::dataset::{IdArray, Ids, Tokens, split};
 use crate::error::Failure;
 use crate::model::transformer::Transformer;
 use crate::tokenizer::Tokenizer;
@@ -17,8 +17,8 @@ use std::thread::JoinHandle;
 /// Text, tokenizer and model of a run.
 pub struct Prepared {
     pub tokenizer: Tokenizer,
-    pub training: Tokens,
-    pub validation: Tokens,
+    pub training: Tokens<Ids>,
+    pub validation: Tokens<Ids>,
     /// Bytes that the validation split's predicted tokens stand for.
     pub validation_bytes: usize,
     pub model: Transformer,
@@ -174,7 +174,7 @@ pub fn grouped(number: usize) -> String {
     groups.join(",")
 }
 
-fn check_lengths(config: &Config, training: &Tokens, validation: &Tokens) -> Result<()> {
+fn check_lengths(config: &Config, training: &Tokens<Ids>, validation: &Tokens<Ids>) -> Result<()> {
     let time = config.model.max_position_embeddings;
     if training.ids.len() <= time {
         return Err(Failure::Usage(format!(

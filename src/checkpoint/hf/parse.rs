@@ -1,7 +1,7 @@
 //! Hugging Face's `config.json` back to our configuration. Ours are exact, through the object `"tinymoe"`; of others,
 //! everything that we do not compute is refused by name.
 
-use super::{OURS, model_type};
+use super::model_type;
 use crate::checkpoint::corrupt;
 use crate::config::{Balance, Config, DEFAULTS, ModelConfig, RouterConfig, ScoringFunc};
 use anyhow::{Context, Result, bail, ensure};
@@ -18,24 +18,39 @@ struct Ours {
     router: RouterConfig,
 }
 
-/// Model, router and vocabulary size from the bytes of `origin`, a `config.json` of ours or of one of the
-/// architectures that we write. What only training needs and the file does not say has its default.
+/// Model, router and vocabulary size from the bytes of `origin`, a `config.json` of ours.
+///
+/// # Errors
+/// `CorruptCheckpoint` for what is not such a configuration; a plain error for one that contradicts itself.
+pub fn parse_config_json(bytes: &[u8], origin: &str) -> Result<(ModelConfig, RouterConfig, usize)> {
+    parse(bytes, origin, |keys, _| {
+        let ours =
+            keys.get("tinymoe").ok_or_else(|| corrupt(format!("{origin}: the object \"tinymoe\" is missing")))?;
+        let ours = Ours::deserialize(ours).map_err(|error| corrupt(format!("{origin}: tinymoe: {error}")))?;
+        Ok((ours.model, ours.router))
+    })
+}
+
+/// The same from the keys of one of the architectures that we write, as transformers writes them. What only training
+/// needs has its default. An object `"tinymoe"` is passed over: transformers keeps it where it has changed the rest.
 ///
 /// # Errors
 /// `CorruptCheckpoint` for what is not a configuration or lacks a key; a plain error for an architecture or an option
 /// that we do not compute.
-pub fn parse_config_json(bytes: &[u8], origin: &str) -> Result<(ModelConfig, RouterConfig, usize)> {
+pub fn parse_foreign_config_json(bytes: &[u8], origin: &str) -> Result<(ModelConfig, RouterConfig, usize)> {
+    parse(bytes, origin, from_architecture)
+}
+
+fn parse(
+    bytes: &[u8],
+    origin: &str,
+    read: impl Fn(&Keys, &str) -> Result<(ModelConfig, RouterConfig)>,
+) -> Result<(ModelConfig, RouterConfig, usize)> {
     let values = serde_json::from_slice(bytes).map_err(|error| corrupt(format!("{origin}: {error}")))?;
     let keys = Keys { values, origin };
     let claimed = keys.values.get("model_type").and_then(Value::as_str).unwrap_or_default();
     let vocab_size = keys.size("vocab_size")?;
-    let (model, router) = match keys.values.get("tinymoe") {
-        Some(ours) => {
-            let ours = Ours::deserialize(ours).map_err(|error| corrupt(format!("{origin}: tinymoe: {error}")))?;
-            (ours.model, ours.router)
-        }
-        None => from_architecture(&keys, claimed)?,
-    };
+    let (model, router) = read(&keys, claimed)?;
     check_shape(&model).map_err(|what| corrupt(format!("{origin}: {what}")))?;
     let actual = model_type(&model, &router);
     ensure!(claimed == actual, "{origin}: model_type is {claimed:?}, but the options are those of {actual:?}");
@@ -93,9 +108,6 @@ fn from_architecture(keys: &Keys, model_type: &str) -> Result<(ModelConfig, Rout
     let origin = keys.origin;
     let known = ["qwen3", "llama", "qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_moe"];
     if !known.contains(&model_type) {
-        if model_type == OURS {
-            return Err(corrupt(format!("{origin}: the object \"tinymoe\" is missing")));
-        }
         bail!("{origin}: model_type {model_type:?} is not supported, only {} are", known.join(", "));
     }
     refuse_unsupported(keys, model_type)?;
@@ -196,9 +208,7 @@ fn refuse_unsupported(keys: &Keys, model_type: &str) -> Result<()> {
             keys.require(key, json!(false), json!(false))?;
         }
     }
-    for (key, supported) in
-        [("n_group", 1), ("topk_group", 1), ("decoder_sparse_step", 1), ("num_nextn_predict_layers", 0)]
-    {
+    for (key, supported) in [("n_group", 1), ("topk_group", 1), ("decoder_sparse_step", 1)] {
         keys.require(key, json!(supported), json!(supported))?;
     }
     for key in ["rope_scaling", "quantization_config", "clip_qkv"] {
@@ -278,23 +288,25 @@ mod tests {
         serde_json::from_slice(&config_json(model, router, 1024, Some(0)).unwrap()).unwrap()
     }
 
-    fn parse(config: &Map<String, Value>) -> Result<(ModelConfig, RouterConfig, usize)> {
+    fn parse_ours(config: &Map<String, Value>) -> Result<(ModelConfig, RouterConfig, usize)> {
         parse_config_json(&serde_json::to_vec(config).unwrap(), "config.json")
     }
 
-    /// A `config.json` as transformers would write it for variant `index`: without our object.
+    fn parse(config: &Map<String, Value>) -> Result<(ModelConfig, RouterConfig, usize)> {
+        parse_foreign_config_json(&serde_json::to_vec(config).unwrap(), "config.json")
+    }
+
+    /// A `config.json` as transformers would write it for variant `index`.
     fn foreign(index: usize) -> Map<String, Value> {
         let (model, router) = edited(VARIANTS[index].1);
-        let mut config = written(&model, &router);
-        config.remove("tinymoe");
-        config
+        written(&model, &router)
     }
 
     #[test]
     fn our_own_configurations_come_back_exactly() {
         for (_, edit) in VARIANTS.iter().chain(OBSTACLES) {
             let (model, router) = edited(*edit);
-            let parsed = parse(&written(&model, &router)).unwrap();
+            let parsed = parse_ours(&written(&model, &router)).unwrap();
             assert_eq!(parsed, (model, router, 1024));
         }
     }
@@ -344,7 +356,6 @@ mod tests {
             (2, "sliding_window", json!(4096)),
             (3, "shared_expert_intermediate_size", json!(100)),
             (4, "n_group", json!(2)),
-            (4, "num_nextn_predict_layers", json!(1)),
             (0, "partial_rotary_factor", json!(0.5)),
             (6, "clip_qkv", json!(8.0)),
             (7, "layer_types", json!(["sliding_attention"])),
@@ -388,9 +399,11 @@ mod tests {
         let (model, router) = edited(|_, _| {});
         let mut config = written(&model, &router);
         config["tinymoe"]["model"]["qk_norm"] = json!(false);
-        assert!(parse(&config).unwrap_err().to_string().contains("\"mixtral\""));
+        assert!(parse_ours(&config).unwrap_err().to_string().contains("\"mixtral\""));
         config["tinymoe"]["model"]["qk_nrom"] = json!(false);
-        assert_eq!(exit_code(&parse(&config).unwrap_err()), 4);
+        assert_eq!(exit_code(&parse_ours(&config).unwrap_err()), 4);
+        config.remove("tinymoe");
+        assert_eq!(exit_code(&parse_ours(&config).unwrap_err()), 4);
     }
 
     #[test]
@@ -420,7 +433,7 @@ mod tests {
             let target = if own { config["tinymoe"]["model"].as_object_mut().unwrap() } else { &mut config };
             let key = key.get(&target.keys().cloned().collect::<Vec<_>>()).clone();
             target.insert(key, json!(value >> (value % 64)));
-            let _ = parse(&config);
+            let _ = if own { parse_ours(&config) } else { parse(&config) };
         }
     }
 }

@@ -23,6 +23,8 @@ pub trait Lanes {
     unsafe fn load(words: *const f32) -> Self::Vector;
     unsafe fn splat(word: *const f32) -> Self::Vector;
     unsafe fn multiply_add(a: Self::Vector, b: Self::Vector, sum: Self::Vector) -> Self::Vector;
+    /// The sum of all lanes.
+    unsafe fn total(sum: Self::Vector) -> f32;
     /// `to = scale * sum`, or `+=`.
     unsafe fn store(to: *mut f32, scale: f32, sum: Self::Vector, add: bool);
 
@@ -116,6 +118,12 @@ impl Lanes for Avx512 {
         // SAFETY: see the trait.
         unsafe { _mm512_fmadd_ps(a, b, sum) }
     }
+
+    #[inline(always)]
+    unsafe fn total(sum: __m512) -> f32 {
+        // SAFETY: see the trait.
+        unsafe { _mm512_reduce_add_ps(sum) }
+    }
 }
 
 impl Lanes for Avx2 {
@@ -136,6 +144,16 @@ impl Lanes for Avx2 {
     unsafe fn multiply_add(a: __m256, b: __m256, sum: __m256) -> __m256 {
         // SAFETY: see the trait.
         unsafe { _mm256_fmadd_ps(a, b, sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn total(sum: __m256) -> f32 {
+        // SAFETY: see the trait.
+        unsafe {
+            let four = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
     }
 }
 
@@ -160,6 +178,12 @@ impl Lanes for Avx512Bf16 {
             let pairs = |words| std::mem::transmute::<__m512, __m512bh>(words);
             _mm512_dpbf16_ps(sum, pairs(a), pairs(b))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn total(sum: __m512) -> f32 {
+        // SAFETY: see the trait.
+        unsafe { _mm512_reduce_add_ps(sum) }
     }
 
     #[inline(always)]

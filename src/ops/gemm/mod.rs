@@ -14,6 +14,8 @@ mod lanes;
 mod pack;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 
 use super::buffer::Buffer;
 use super::simd;
@@ -80,6 +82,26 @@ pub unsafe fn product(problem: &Problem, precision: Precision) {
         }
         library_product(problem);
     }
+}
+
+/// `y_O = matrix_OI x_I` in f32 on this thread.
+///
+/// # Panics
+/// If `matrix_OI` is not as large as the two vectors say.
+pub fn matrix_vector(matrix_OI: &[f32], x_I: &[f32], y_O: &mut [f32]) {
+    assert_eq!(matrix_OI.len(), x_I.len() * y_O.len(), "a matrix of the vectors' lengths");
+    // SAFETY: each path is taken only where the CPU has its instructions.
+    #[cfg(target_arch = "x86_64")]
+    match simd::path_name() {
+        "avx512" => return unsafe { vector::avx512(matrix_OI, x_I, y_O) },
+        "avx2" => return unsafe { vector::avx2(matrix_OI, x_I, y_O) },
+        _ => (),
+    }
+    simd::vectorized!(|| {
+        for (y, row_I) in y_O.iter_mut().zip(matrix_OI.chunks_exact(x_I.len().max(1))) {
+            *y = simd::dot(row_I, x_I);
+        }
+    });
 }
 
 /// The product of copies that are rounded to bf16.
@@ -231,6 +253,19 @@ mod tests {
                 let (narrow, _) = result(size, layout, |problem| unsafe { tiles::avx2(problem) });
                 let (wide, _) = result(size, layout, |problem| unsafe { tiles::avx512(problem) });
                 assert_eq!(narrow, wide, "{size:?} {layout:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn matrix_times_vector_is_the_same_product() {
+        for (outer, inner) in [(1, 1), (7, 67), (8, 32), (29, 130)] {
+            let (matrix, x) = (numbers(outer * inner, 3), numbers(inner, 4));
+            let mut y = vec![0.0; outer];
+            matrix_vector(&matrix, &x, &mut y);
+            for (row, y) in matrix.chunks_exact(inner).zip(y) {
+                let exact: f64 = row.iter().zip(&x).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                assert!((f64::from(y) - exact).abs() < 1e-4, "{outer} x {inner}");
             }
         }
     }

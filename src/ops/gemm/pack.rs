@@ -15,12 +15,17 @@ pub unsafe fn copy_rows(from: *const f32, row_stride: usize, to: *mut f32, rows:
         for row in 0..rows {
             for first in (0..cols).step_by(width) {
                 let (from, to) = (from.add(row * row_stride + first), to.add(first * rows + row * width));
-                let whole = width.min(cols - first) / 8 * 8;
-                for col in (0..whole).step_by(8) {
+                let (here, mut col) = (width.min(cols - first), 0);
+                while col + 8 <= here {
                     _mm256_storeu_ps(to.add(col), _mm256_loadu_ps(from.add(col)));
+                    col += 8;
                 }
-                for col in whole..width {
-                    *to.add(col) = if first + col < cols { *from.add(col) } else { 0.0 };
+                if col + 4 <= here {
+                    _mm_storeu_ps(to.add(col), _mm_loadu_ps(from.add(col)));
+                    col += 4;
+                }
+                for col in col..width {
+                    *to.add(col) = if col < here { *from.add(col) } else { 0.0 };
                 }
             }
         }

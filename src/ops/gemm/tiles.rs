@@ -2,6 +2,7 @@
 
 use super::lanes::{Avx2, Avx512, Avx512Bf16, Lanes};
 use super::{Operand, Problem, pack};
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::cell::RefCell;
 
 /// Words of the summed dimension in a block: a panel of them takes 64 KB, a small part of the second-level cache.
@@ -60,6 +61,8 @@ struct Left {
     row_stride: usize,
     /// From one word of the summed dimension to the next.
     depth_stride: usize,
+    /// From a full tile's first row to the next one's.
+    tile_stride: usize,
 }
 
 /// Adds up the product block by block of the summed dimension.
@@ -137,20 +140,21 @@ unsafe fn left_words<S: Lanes>(problem: &Problem, words: usize, packed: &mut Vec
     // SAFETY: the caller's.
     unsafe {
         let Problem { rows, cols, depth, a, .. } = *problem;
-        let collides = (a.row_stride * a.col_stride).is_multiple_of(256);
-        if S::PER_WORD == 1 && (!collides || cols <= 2 * S::COUNT) {
-            Left { words: a.data, row_stride: a.row_stride, depth_stride: a.col_stride }
+        let (one_panel, collides) = (cols <= 2 * S::COUNT, a.row_stride.is_multiple_of(256));
+        if S::PER_WORD == 1 && (one_panel || a.col_stride == 1 && !collides) {
+            let tile_stride = S::ROWS * a.row_stride;
+            Left { words: a.data, row_stride: a.row_stride, depth_stride: a.col_stride, tile_stride }
         } else if a.col_stride == 1 {
             let row_stride = words + SKEW;
             let to = room(packed, rows * row_stride);
             for row in 0..rows {
                 S::pack_line(a.data.add(row * a.row_stride), to.add(row * row_stride), depth);
             }
-            Left { words: to, row_stride, depth_stride: 1 }
+            Left { words: to, row_stride, depth_stride: 1, tile_stride: S::ROWS * row_stride }
         } else {
-            let to = room(packed, rows * words);
-            S::pack_rows(a.data, a.col_stride, to, depth, rows, rows);
-            Left { words: to, row_stride: 1, depth_stride: rows }
+            let to = room(packed, rows.next_multiple_of(S::ROWS) * words);
+            S::pack_rows(a.data, a.col_stride, to, depth, rows, S::ROWS);
+            Left { words: to, row_stride: 1, depth_stride: S::ROWS, tile_stride: S::ROWS * words }
         }
     }
 }
@@ -174,7 +178,7 @@ unsafe fn rows<S: Lanes, const V: usize>(problem: &Problem, left: Left, columns:
         macro_rules! tile {
             ($rows:literal) => {{
                 unsafe {
-                    let words = left.words.add(row * left.row_stride);
+                    let words = left.words.add(row / S::ROWS * left.tile_stride + row % S::ROWS * left.row_stride);
                     let to = problem.c.add(row * problem.c_row_stride + columns.first);
                     if left.depth_stride == 1 {
                         tile::<S, $rows, V, true>(problem, Left { words, ..left }, columns, to);
@@ -208,6 +212,12 @@ unsafe fn tile<S: Lanes, const R: usize, const V: usize, const LINES: bool>(
     unsafe {
         let mut sums = [[S::zero(); V]; R];
         let (mut a, mut b) = (left.words, columns.panel);
+        // Gradients are far away in memory: they come while the sums are made.
+        for r in 0..R {
+            for v in 0..V {
+                _mm_prefetch::<_MM_HINT_T0>(to.add(r * problem.c_row_stride + v * S::COUNT).cast());
+            }
+        }
         for _ in 0..columns.words {
             let mut words = [S::load(b); V];
             for v in 1..V {

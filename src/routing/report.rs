@@ -1,0 +1,300 @@
+//! Everything that is known about a model's routing on a text, as one value: what `--json` prints, what the page
+//! embeds, and what the terminal summary is drawn from. docs/routing.md explains the measures.
+
+use super::classes::{self, Class, ClassSpecialisation, ClassTotals};
+use super::compare::Comparison;
+use super::domains::{self, DomainSpecialisation};
+use super::excerpt::{Excerpt, domains_of, excerpts};
+use super::facts::{self, Fact};
+use super::gate::{Gate, gate};
+use super::history::History;
+use super::importance::{self, Importance, Knockouts};
+use super::load::{Load, load};
+use super::repetition::{Repetition, repetition};
+use super::saturation::Saturation;
+use super::trace::{LayerTrace, Trace};
+use super::transitions::{Transition, transitions};
+use super::vocabulary::{Limits, Occurrences, Role, Source, Vocabulary};
+use super::{coactivation, expert_colour};
+use crate::dataset::Tokens;
+use crate::model::transformer::Transformer;
+use crate::tokenizer::Tokenizer;
+use serde::Serialize;
+use std::ops::Range;
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    pub format: u32,
+    pub run: RunFacts,
+    pub model: ModelFacts,
+    /// The colour of each expert, as #rrggbb.
+    pub palette: Vec<String>,
+    pub text: TextFacts,
+    /// Most notable first.
+    pub facts: Vec<Fact>,
+    pub domains: Vec<DomainTotals>,
+    pub classes: Vec<ClassTotals>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub training: Option<History>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saturation: Option<Saturation>,
+    /// One entry a MoE layer.
+    pub layers: Vec<LayerReport>,
+    pub transitions: Vec<Transition>,
+    pub texts: Vec<Excerpt>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub comparisons: Vec<Comparison>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct RunFacts {
+    pub name: String,
+    pub checkpoint: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    pub version: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModelFacts {
+    pub layers: usize,
+    /// Transformer layers that route.
+    pub moe_layers: Vec<usize>,
+    pub experts: usize,
+    pub experts_per_token: usize,
+    pub hidden_size: usize,
+    pub expert_width: usize,
+    pub shared_experts: usize,
+    pub context: usize,
+    pub vocabulary: usize,
+    pub parameters: usize,
+    pub active_parameters: usize,
+    pub router: RouterFacts,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RouterFacts {
+    pub scoring: crate::config::ScoringFunc,
+    /// Whether the chosen gates are scaled to sum to 1.
+    pub renormalised: bool,
+    pub balance: crate::config::Balance,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TextFacts {
+    pub source: String,
+    /// Input positions: all tokens but the last.
+    pub tokens: usize,
+    /// Of the predicted tokens.
+    pub bytes: usize,
+    /// Nats per token.
+    pub loss: f64,
+    pub perplexity: f64,
+    pub bits_per_byte: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ngram_bits_per_byte: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DomainTotals {
+    pub name: String,
+    pub tokens: u64,
+    /// Mean nats of predicting what comes next there.
+    pub loss: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LayerReport {
+    /// Index of the transformer layer.
+    pub layer: usize,
+    /// What each expert stands out for, in a few words; may be empty.
+    pub labels: Vec<String>,
+    /// Tokens that reach each expert.
+    #[serde(skip)]
+    pub counts: Vec<u64>,
+    pub load: Load,
+    pub gate: Gate,
+    pub domains: DomainSpecialisation,
+    pub classes: ClassSpecialisation,
+    pub vocabulary: Vocabulary,
+    /// None where a token has a single expert.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coactivation: Option<Vec<Vec<f64>>>,
+    pub repetition: Repetition,
+    pub loss: LossServed,
+    pub importance: Importance,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LossServed {
+    /// Mean nats over the positions that each expert serves.
+    pub served: Vec<Option<f64>>,
+}
+
+/// A traced text with what it came from.
+pub struct Traced<'a> {
+    pub model: &'a Transformer,
+    pub tokenizer: &'a Tokenizer,
+    pub tokens: &'a Tokens,
+    pub trace: &'a Trace,
+    /// Where the trace kept gates.
+    pub excerpts: &'a [Range<usize>],
+}
+
+/// What the caller knows besides the trace.
+#[derive(Default)]
+pub struct Context {
+    pub run: RunFacts,
+    pub source: String,
+    pub ngram_bits_per_byte: Option<f64>,
+    pub training: Option<History>,
+    pub saturation: Option<Saturation>,
+    /// One entry a MoE layer, if experts were knocked out.
+    pub knockouts: Option<Vec<Knockouts>>,
+    /// The name of each text.
+    pub names: Vec<String>,
+}
+
+/// The labels of each position.
+struct Labels {
+    blocks: Vec<domains::Block>,
+    classes: Vec<Class>,
+    present: Vec<Class>,
+    occurrences: [Occurrences; 3],
+}
+
+impl Report {
+    /// All measures of a traced text.
+    pub fn new(traced: &Traced, context: Context) -> Self {
+        let Traced { model, tokenizer, tokens, trace, .. } = *traced;
+        let labels = Labels::new(traced);
+        let mut knockouts = context.knockouts.map(Vec::into_iter);
+        let mut layers: Vec<LayerReport> = trace
+            .layers
+            .iter()
+            .map(|layer| layer_report(traced, layer, &labels, knockouts.as_mut().and_then(Iterator::next)))
+            .collect();
+        let class_totals = classes::class_totals(trace, &labels.present, &labels.classes, &tokens.ids, tokenizer);
+        for layer in &mut layers {
+            layer.labels = facts::labels(layer, &class_totals, &tokens.domains, trace.tokens() as u64);
+        }
+        let domain_losses =
+            importance::domain_losses(&trace.losses_N, &domains_of(&labels.blocks), tokens.domains.len());
+        let names = tokens.domains.iter().zip(domain_losses);
+        let domains: Vec<DomainTotals> =
+            names.map(|(name, (tokens, loss))| DomainTotals { name: name.clone(), tokens, loss }).collect();
+        let text_of = |position: usize| tokens.texts.partition_point(|(range, _)| range.end <= position);
+        let name = |position: usize| context.names.get(text_of(position)).cloned().unwrap_or_default();
+        let shape = (trace.num_experts, trace.experts_per_token);
+        let bytes = tokens.predicted_bytes(tokenizer);
+        let loss = trace.loss();
+        Self {
+            format: 1,
+            run: context.run,
+            model: ModelFacts::of(model),
+            palette: (0..trace.num_experts).map(hex).collect(),
+            text: TextFacts {
+                source: context.source,
+                tokens: trace.tokens(),
+                bytes,
+                loss,
+                perplexity: loss.exp(),
+                bits_per_byte: loss * trace.tokens() as f64 / std::f64::consts::LN_2 / bytes.max(1) as f64,
+                ngram_bits_per_byte: context.ngram_bits_per_byte,
+            },
+            facts: facts::facts(&layers, &class_totals, &domains, trace.tokens() as u64),
+            domains,
+            classes: class_totals,
+            training: context.training,
+            saturation: context.saturation,
+            transitions: transitions(&trace.layers, shape),
+            layers,
+            texts: excerpts(trace, traced.excerpts, tokens, tokenizer, (&labels.classes, &labels.present), name),
+            comparisons: Vec::new(),
+        }
+    }
+}
+
+impl Labels {
+    fn new(traced: &Traced) -> Self {
+        let Traced { model, tokenizer, tokens, trace, .. } = *traced;
+        let inputs = trace.tokens();
+        let classes = classes::classify(tokens, tokenizer);
+        let vocab = model.vocab_size;
+        Self {
+            blocks: domains::blocks(tokens, inputs, model.model.max_position_embeddings),
+            present: classes::present(&classes),
+            classes,
+            occurrences: [
+                Occurrences::new(Role::Input, &tokens.ids[..inputs], vocab),
+                Occurrences::new(Role::Predicted, &trace.likeliest_N, vocab),
+                Occurrences::new(Role::Target, &tokens.ids[1..], vocab),
+            ],
+        }
+    }
+}
+
+fn layer_report(traced: &Traced, layer: &LayerTrace, labels: &Labels, knockouts: Option<Knockouts>) -> LayerReport {
+    let Traced { model, tokenizer, tokens, trace, .. } = *traced;
+    let shape @ (E, K) = (trace.num_experts, trace.experts_per_token);
+    let counts = layer.counts_E(E);
+    let block_length = model.model.max_position_embeddings;
+    let source =
+        Source { layer, counts_E: &counts, experts_per_token: K, tokens, tokenizer, limits: Limits::of(traced) };
+    LayerReport {
+        layer: layer.layer,
+        labels: Vec::new(),
+        load: load(&counts),
+        gate: gate(&layer.sums, &counts),
+        domains: domains::domain_specialisation(layer, &labels.blocks, tokens.domains.len(), shape, block_length),
+        classes: classes::class_specialisation(layer, &labels.present, &labels.classes, shape),
+        vocabulary: source.vocabulary(&labels.occurrences),
+        coactivation: (K > 1).then(|| coactivation::coactivation(layer, shape)),
+        repetition: repetition(layer, tokens, shape),
+        loss: LossServed { served: importance::loss_served(layer, &trace.losses_N, shape) },
+        importance: importance::importance(layer, &counts, knockouts),
+        counts,
+    }
+}
+
+impl Limits {
+    /// Less for each expert where there are many, so that a page stays small.
+    fn of(traced: &Traced) -> Self {
+        match traced.trace.layers.len() * traced.trace.num_experts {
+            ..=64 => Self { tokens: 10, contexts: 3 },
+            65..=256 => Self { tokens: 8, contexts: 2 },
+            _ => Self { tokens: 5, contexts: 1 },
+        }
+    }
+}
+
+impl ModelFacts {
+    fn of(transformer: &Transformer) -> Self {
+        let (model, router) = (&transformer.model, &transformer.router);
+        Self {
+            layers: model.num_hidden_layers,
+            moe_layers: transformer.moe_layers(),
+            experts: model.num_experts,
+            experts_per_token: model.num_experts_per_tok,
+            hidden_size: model.hidden_size,
+            expert_width: model.moe_intermediate_size,
+            shared_experts: model.n_shared_experts,
+            context: model.max_position_embeddings,
+            vocabulary: transformer.vocab_size,
+            parameters: transformer.parameters.count(),
+            active_parameters: transformer.active_parameters(),
+            router: RouterFacts {
+                scoring: router.scoring_func,
+                renormalised: router.norm_topk_prob,
+                balance: router.balance,
+            },
+        }
+    }
+}
+
+fn hex(expert: usize) -> String {
+    let (r, g, b) = expert_colour(expert);
+    format!("#{r:02x}{g:02x}{b:02x}")
+}

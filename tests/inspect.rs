@@ -1,0 +1,162 @@
+//! `tinymoe inspect` as a whole: the report as JSON, text and page, the routing log, knockouts and comparisons.
+
+mod common;
+
+use common::Workspace;
+use serde_json::Value;
+use std::fs;
+use tinymoe::routing::log::read_log;
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn array(value: &Value) -> &[Value] {
+    value.as_array().unwrap_or_else(|| panic!("no array: {value}"))
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    array(value).iter().map(|number| number.as_f64().unwrap_or_else(|| panic!("no numbers: {value}"))).collect()
+}
+
+#[track_caller]
+fn sums_to(value: &Value, sum: f64) {
+    assert!((numbers(value).iter().sum::<f64>() - sum).abs() < 1e-9, "{value} does not sum to {sum}");
+}
+
+#[test]
+fn the_report_as_json_agrees_with_eval_and_its_shares_add_up() {
+    let workspace = Workspace::trained();
+    workspace.write("other.txt", "a cat sat on the mat\n".repeat(20));
+    let arguments = "--json --data talk.txt=talk --data other.txt=other";
+    let report = json(&workspace.succeeds(&format!("inspect r {arguments}")).stdout);
+    let names: Vec<_> = array(&report["domains"]).iter().map(|domain| &domain["name"]).collect();
+    assert_eq!(names, ["other", "talk"]);
+    let layers = array(&report["layers"]);
+    assert_eq!(layers.len(), 2);
+    for layer in layers {
+        sums_to(&layer["load"]["share"], 1.0);
+        let rows = [&layer["domains"]["share"], &layer["classes"]["input"], &layer["coactivation"]];
+        rows.iter().flat_map(|rows| array(rows)).for_each(|row| sums_to(row, 2.0));
+        assert!(numbers(&layer["gate"]["mean_by_rank"])[0] >= 0.5, "two gates that sum to 1: {}", layer["gate"]);
+    }
+    for row in array(&report["transitions"][0]["share"]).iter().filter(|row| numbers(row).iter().any(|&x| x > 0.0)) {
+        sums_to(row, 2.0);
+    }
+    let by_class = array(&report["classes"]).iter().map(|class| class["loss_share"].clone()).collect();
+    sums_to(&Value::Array(by_class), 1.0);
+
+    // The same text evaluated: no other loss, and no other protocol.
+    let evaluation = json(&workspace.succeeds("eval r --json --data talk.txt --data other.txt").stdout);
+    for key in ["loss", "bits_per_byte", "tokens"] {
+        let (ours, theirs) = (report["text"][key].as_f64().unwrap(), evaluation[key].as_f64().unwrap());
+        assert!((ours - theirs).abs() < 1e-9, "{key}: {ours} and {theirs}");
+    }
+    assert_eq!(report["training"]["val"]["step"], json("[4, 8]"));
+    assert_eq!(report["saturation"]["checkpoints"][0]["step"], 4);
+}
+
+#[test]
+fn the_summary_is_a_screen_in_plain_words() {
+    let workspace = Workspace::trained();
+    for arguments in ["inspect r", "inspect r --knockout", "inspect r --color always"] {
+        let text = workspace.succeeds(arguments).stdout;
+        assert!(text.contains("2 MoE layers, 2 of 4 experts for each token"), "{text}");
+        assert!(text.contains("Most notable") && text.contains("1. "), "{text}");
+        assert!(text.lines().count() < 50, "{text}");
+        assert!(text.contains('\x1b') == arguments.contains("always"));
+        if !arguments.contains("always") {
+            assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        }
+        assert_eq!(text.contains("Without an expert"), arguments.contains("knockout"), "{text}");
+    }
+}
+
+#[test]
+fn the_page_is_one_file_that_holds_the_report_and_cannot_be_broken_by_its_text() {
+    let workspace = Workspace::trained();
+    workspace.write("odd.txt", "the cat said </script><script>no</script> <!-- & \u{2028} \"it\"\n".repeat(30));
+    let result = workspace.succeeds("inspect r --knockout --data odd.txt --out pages/report");
+    assert!(result.stderr.contains("pages/report/index.html"), "{}", result.stderr);
+    let page = workspace.read("pages/report/index.html");
+    for placeholder in ["/*STYLE*/", "/*SCRIPT*/", "/*DATA*/"] {
+        assert!(!page.contains(placeholder), "{placeholder} is left");
+    }
+    for outside in ["src=\"http", "href=\"http", "@import", "url(http"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    let start = page.find("id=\"data\">").unwrap() + "id=\"data\">".len();
+    let data = json(&page[start..start + page[start..].find("</script>").unwrap()]);
+    assert_eq!(data["format"], 1);
+    let text: String = array(&data["texts"][0]["tokens"]).iter().map(|piece| piece.as_str().unwrap()).collect();
+    assert!(text.starts_with("the cat said </script><script>no</script> <!-- & \u{2028} \"it\"\n"), "{text:?}");
+    let choices = array(&data["texts"][0]["tokens"]).len() * 2 * 2;
+    assert_eq!(
+        (array(&data["texts"][0]["experts"]).len(), array(&data["texts"][0]["gates"]).len()),
+        (choices, choices)
+    );
+    assert!(array(&data["layers"]).iter().all(|layer| layer["importance"]["knockout"]["zeroed"]["delta"].is_array()));
+    assert!(page.len() < 5_000_000);
+}
+
+#[test]
+fn the_routing_log_of_a_text_holds_its_tokens_in_order_with_their_probabilities() {
+    let workspace = Workspace::trained();
+    workspace.write("a.txt", "the cat sat on the mat\nand it said no\n");
+    workspace.write("b.txt", "no red mat\n");
+    let report = json(&workspace.succeeds("inspect r --data a.txt --data b.txt --routing-log log.jsonl --json").stdout);
+    let (header, entries) = read_log(&workspace.path("log.jsonl")).unwrap();
+    assert_eq!((header.layers.as_slice(), header.num_experts, header.experts_per_token), (&[0, 1][..], 4, 2));
+    assert_eq!(entries.len() as u64, report["text"]["tokens"].as_u64().unwrap());
+    for (sample, name) in ["a.txt", "b.txt"].into_iter().enumerate() {
+        let of_text: Vec<_> = entries.iter().filter(|entry| entry.sample == Some(sample)).collect();
+        let text: String = of_text.iter().map(|entry| entry.text.as_str()).collect();
+        assert_eq!(text.trim_end_matches("<|endoftext|>"), workspace.read(name), "{name}");
+        assert!(of_text.iter().enumerate().all(|(index, entry)| entry.index == index), "{name}");
+    }
+    // Every token but the first and the one after the last input has its loss in the log.
+    assert_eq!(entries[0].logprob, None);
+    assert!(entries[1..].iter().all(|entry| entry.logprob.is_some_and(|logprob| logprob < 0.0)));
+    workspace.refuses("inspect r --data a.txt --routing-log no/such/log.jsonl", 1, &["no/such/log.jsonl"]);
+}
+
+#[test]
+fn a_run_compared_with_itself_matches_every_expert_with_itself() {
+    let workspace = Workspace::trained();
+    workspace.succeeds("train tiny.toml --run other --set train.seed=2");
+    let same = json(&workspace.succeeds("inspect r --compare r --json").stdout);
+    for layer in array(&same["comparisons"][0]["layers"]) {
+        for pair in array(&layer["pairs"]) {
+            assert_eq!((&pair["a"], pair["similarity"].as_f64()), (&pair["b"], Some(1.0)), "{layer}");
+        }
+    }
+    let text = workspace.succeeds("inspect --compare r other").stdout;
+    assert!(text.contains("A  r/checkpoints") && text.contains("B  other/checkpoints"), "{text}");
+    assert!(text.contains("layer 1: ") && text.contains("0="), "{text}");
+    // Another number of experts and another tokenizer.
+    workspace.succeeds("train tiny.toml --run wide --set model.num_experts=6 --set tokenizer.kind=chars");
+    let wide = json(&workspace.succeeds("inspect r --compare wide other --json").stdout);
+    assert_eq!(array(&wide["comparisons"]).len(), 2);
+    let pairs = array(&wide["comparisons"][0]["layers"][0]["pairs"]);
+    assert_eq!((pairs.len(), pairs.iter().filter(|pair| pair["a"].is_null()).count()), (6, 2));
+    workspace.refuses("inspect --compare r", 2, &["--compare"]);
+    workspace.refuses("inspect", 2, &["<RUN>"]);
+}
+
+#[test]
+fn dense_models_and_single_choices_and_lone_checkpoints_are_inspected_too() {
+    let workspace = Workspace::new();
+    workspace.succeeds("train tiny.toml --run dense --set model.num_experts=0");
+    assert!(workspace.succeeds("inspect dense --knockout --out p").stdout.contains("no MoE layers"));
+    assert_eq!(json(&workspace.succeeds("inspect dense --json --knockout").stdout)["layers"], json("[]"));
+    let one = "--set model.num_experts_per_tok=1 --set router.norm_topk_prob=false";
+    workspace.succeeds(&format!("train tiny.toml --run one {one}"));
+    let report = json(&workspace.succeeds("inspect one --json --knockout").stdout);
+    assert!(report["layers"][0].get("coactivation").is_none());
+    assert!(numbers(&report["layers"][0]["importance"]["knockout"]["renormalised"]["delta"]).len() == 4);
+    let checkpoint = fs::canonicalize(workspace.path("one/checkpoints/best")).unwrap();
+    fs::rename(checkpoint, workspace.path("alone")).unwrap();
+    workspace.refuses("inspect alone", 2, &["--data"]);
+    let report = json(&workspace.succeeds("inspect alone --json --data talk.txt").stdout);
+    assert!(report.get("training").is_none() && report.get("saturation").is_none());
+}
