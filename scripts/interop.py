@@ -230,6 +230,7 @@ def make(tokenizer, out):
     shape = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=512,
                  max_position_embeddings=256, initializer_range=0.15, num_experts_per_tok=2, moe_intermediate_size=48,
                  bos_token_id=0, eos_token_id=0, pad_token_id=None)
+    # All with the default rope_theta: what version 5 writes of another one, version 4 does not read.
     models = {
         "qwen3_moe": dict(num_experts=8, head_dim=32, norm_topk_prob=True, mlp_only_layers=[0], intermediate_size=96,
                           tie_word_embeddings=True),
@@ -237,7 +238,7 @@ def make(tokenizer, out):
         "olmoe": dict(num_experts=8, intermediate_size=48),
         "qwen2_moe": dict(num_experts=8, intermediate_size=96, shared_expert_intermediate_size=96),
         "glm4_moe": dict(n_routed_experts=8, intermediate_size=96, head_dim=16, use_qk_norm=True, attention_bias=True,
-                         routed_scaling_factor=1.5, rope_theta=20000.0),
+                         routed_scaling_factor=1.5),
         "qwen3": dict(intermediate_size=96, head_dim=16),
         "llama": dict(intermediate_size=96, num_key_value_heads=4),
     }
