@@ -3,8 +3,13 @@
 use crate::random::Stream;
 use crate::tokenizer::Tokenizer;
 use crate::transcript::Document;
-use anyhow::Result;
+use anyhow::{Context, Result};
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 /// A part of a document on one side of the split.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +35,113 @@ pub fn split(documents: &[Document], validation_fraction: f64) -> (Vec<Part<'_>>
     (training, validation)
 }
 
+/// Where token ids are.
+pub trait IdArray {
+    fn len(&self) -> usize;
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn append(&mut self, new: &[u32]) -> Result<()>;
+
+    /// The ids at these positions, which must be within the array.
+    fn read(&self, positions: Range<usize>) -> Result<Cow<'_, [u32]>>;
+}
+
+impl IdArray for Vec<u32> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn append(&mut self, new: &[u32]) -> Result<()> {
+        self.extend_from_slice(new);
+        Ok(())
+    }
+
+    fn read(&self, positions: Range<usize>) -> Result<Cow<'_, [u32]>> {
+        Ok(Cow::Borrowed(&self[positions]))
+    }
+}
+
+/// Arrays of more ids than this are kept in a file: 16 MiB in memory.
+const MAX_IN_MEMORY: usize = 1 << 22;
+
+/// An array of token ids, in memory or, a long one, in a temporary file without a name.
+#[derive(Debug)]
+pub enum Ids {
+    Memory(Vec<u32>),
+    File { file: Mutex<File>, len: usize },
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        Ids::Memory(Vec::new())
+    }
+}
+
+impl IdArray for Ids {
+    fn len(&self) -> usize {
+        match self {
+            Ids::Memory(ids) => ids.len(),
+            Ids::File { len, .. } => *len,
+        }
+    }
+
+    /// An array that has become too long for memory moves to a file.
+    fn append(&mut self, new: &[u32]) -> Result<()> {
+        match self {
+            Ids::Memory(ids) if ids.len() + new.len() <= MAX_IN_MEMORY => ids.extend_from_slice(new),
+            Ids::Memory(ids) => {
+                let ids = std::mem::take(ids);
+                let folder = temporary_folder();
+                let file = tempfile::tempfile_in(&folder).with_context(|| unwritable(&folder))?;
+                *self = Ids::File { file: Mutex::new(file), len: 0 };
+                self.append(&ids)?;
+                self.append(new)?;
+            }
+            Ids::File { file, len } => {
+                let bytes: Vec<u8> = new.iter().flat_map(|id| id.to_le_bytes()).collect();
+                let file = file.get_mut().unwrap_or_else(PoisonError::into_inner);
+                file.write_all(&bytes).with_context(|| unwritable(&temporary_folder()))?;
+                *len += new.len();
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, positions: Range<usize>) -> Result<Cow<'_, [u32]>> {
+        match self {
+            Ids::Memory(ids) => ids.read(positions),
+            Ids::File { file, .. } => {
+                let mut bytes = vec![0; positions.len() * 4];
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                let read = |file: &mut File, bytes: &mut [u8]| -> io::Result<()> {
+                    file.seek(SeekFrom::Start(positions.start as u64 * 4))?;
+                    file.read_exact(bytes)
+                };
+                read(&mut file, &mut bytes).context("cannot read the temporary file of token ids")?;
+                Ok(bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
+            }
+        }
+    }
+}
+
+/// Where files may be large: `/tmp` often lies in memory.
+fn temporary_folder() -> PathBuf {
+    let large = PathBuf::from("/var/tmp");
+    if std::env::var_os("TMPDIR").is_none() && large.is_dir() { large } else { std::env::temp_dir() }
+}
+
+fn unwritable(folder: &std::path::Path) -> String {
+    format!("cannot write a temporary file of token ids in {} (TMPDIR names another folder)", folder.display())
+}
+
 /// Texts as one array of tokens, with an end-of-text token after each.
-#[derive(Clone, Debug, Default)]
-pub struct Tokens {
-    pub ids: Vec<u32>,
-    /// Names of the domains, sorted.
+#[derive(Debug, Default)]
+pub struct Tokens<I = Vec<u32>> {
+    pub ids: I,
+    /// Names of the domains, sorted once all texts are there.
     pub domains: Vec<String>,
     /// Bytes of the texts, each end of text counted as one, as in the n-gram baseline.
     pub bytes: usize,
@@ -44,25 +151,43 @@ pub struct Tokens {
 
 impl Tokens {
     pub fn encode(parts: &[Part], tokenizer: &Tokenizer) -> Result<Self> {
-        let mut domains: Vec<String> = parts.iter().map(|part| part.domain.to_owned()).collect();
-        domains.sort();
-        domains.dedup();
-        let mut tokens = Self { domains, ..Self::default() };
+        let mut tokens = Self::default();
         for part in parts {
-            let start = tokens.ids.len();
-            tokens.ids.extend(tokenizer.encode(part.text)?);
-            tokens.ids.extend(tokenizer.end_of_text());
-            tokens.bytes += part.text.len() + usize::from(tokenizer.end_of_text().is_some());
-            let domain = tokens.domains.iter().position(|domain| domain == part.domain).unwrap_or(0);
-            tokens.texts.push((start..tokens.ids.len(), domain));
+            tokens.push(part, tokenizer)?;
         }
+        tokens.sort_domains();
         Ok(tokens)
+    }
+}
+
+impl<I: IdArray> Tokens<I> {
+    /// Appends a text.
+    pub fn push(&mut self, part: &Part, tokenizer: &Tokenizer) -> Result<()> {
+        let start = self.ids.len();
+        self.ids.append(&tokenizer.encode(part.text)?)?;
+        self.ids.append(tokenizer.end_of_text().as_slice())?;
+        self.bytes += part.text.len() + usize::from(tokenizer.end_of_text().is_some());
+        let domain = self.domains.iter().position(|domain| domain == part.domain).unwrap_or_else(|| {
+            self.domains.push(part.domain.to_owned());
+            self.domains.len() - 1
+        });
+        self.texts.push((start..self.ids.len(), domain));
+        Ok(())
+    }
+
+    /// To be called after the last text.
+    pub fn sort_domains(&mut self) {
+        let before = self.domains.clone();
+        self.domains.sort();
+        for (_, domain) in &mut self.texts {
+            *domain = self.domains.binary_search(&before[*domain]).unwrap_or(0);
+        }
     }
 
     /// Bytes that all tokens but the first stand for: what a model that starts with the first one predicts.
     pub fn predicted_bytes(&self, tokenizer: &Tokenizer) -> usize {
-        let first = self.ids.first().map_or(0, |&id| tokenizer.token_bytes(id).len());
-        self.bytes.saturating_sub(first)
+        let first = self.ids.read(0..self.ids.len().min(1)).unwrap_or_default();
+        self.bytes.saturating_sub(first.first().map_or(0, |&id| tokenizer.token_bytes(id).len()))
     }
 
     /// The domain of the token at `position`.
@@ -90,7 +215,10 @@ pub struct Batch {
 
 /// Batch `number` of a training run. An epoch visits every window of `time` tokens once, in shuffled order; each
 /// epoch cuts the (circular) array into windows at another phase.
-pub fn batch(ids: &[u32], batch_size: usize, time: usize, seed: u64, number: u64) -> Batch {
+///
+/// # Errors
+/// Where the ids are in a file that cannot be read.
+pub fn batch(ids: &Ids, batch_size: usize, time: usize, seed: u64, number: u64) -> Result<Batch> {
     let windows = (ids.len() / time).max(1) as u64;
     let mut batch = Batch {
         ids: Vec::with_capacity(batch_size * time),
@@ -102,11 +230,17 @@ pub fn batch(ids: &[u32], batch_size: usize, time: usize, seed: u64, number: u64
         let stream = Stream::new(seed, "batch", &[visit / windows]);
         let phase = (stream.uniform(u64::MAX) * ids.len() as f64) as usize;
         let start = phase + stream.permuted(visit % windows, windows) as usize * time;
-        batch.starts.push(start % ids.len());
-        batch.ids.extend((start..start + time).map(|position| ids[position % ids.len()]));
-        batch.targets.extend((start + 1..start + time + 1).map(|position| ids[position % ids.len()]));
+        let start = start % ids.len();
+        batch.starts.push(start);
+        let mut row = Vec::with_capacity(time + 1);
+        while row.len() <= time {
+            let from = (start + row.len()) % ids.len();
+            row.extend_from_slice(&ids.read(from..ids.len().min(from + time + 1 - row.len()))?);
+        }
+        batch.ids.extend_from_slice(&row[..time]);
+        batch.targets.extend_from_slice(&row[1..]);
     }
-    batch
+    Ok(batch)
 }
 
 #[cfg(test)]
@@ -135,11 +269,11 @@ mod tests {
 
     #[test]
     fn an_epoch_visits_every_window_once_and_the_next_one_in_another_order() {
-        let ids: Vec<u32> = (0..103).collect();
+        let ids = Ids::Memory((0..103).collect());
         let epoch = |number: u64| {
             // Ten windows of ten tokens: two batches of five.
             (2 * number..2 * number + 2)
-                .flat_map(|n| batch(&ids, 5, 10, 42, n).ids.chunks(10).map(|w| w[0]).collect::<Vec<_>>())
+                .flat_map(|n| batch(&ids, 5, 10, 42, n).unwrap().ids.chunks(10).map(|w| w[0]).collect::<Vec<_>>())
                 .collect::<Vec<u32>>()
         };
         for number in 0..3 {
@@ -152,17 +286,37 @@ mod tests {
     }
 
     #[test]
+    fn ids_in_a_file_are_those_in_memory() {
+        let all: Vec<u32> = (0..MAX_IN_MEMORY as u32 + 5000).map(|id| id.wrapping_mul(2_654_435_761)).collect();
+        let mut ids = Ids::default();
+        for piece in all.chunks(70_001) {
+            ids.append(piece).unwrap();
+        }
+        assert!(matches!(ids, Ids::File { .. }));
+        assert_eq!(ids.len(), all.len());
+        for range in [0..1, 17..90_000, all.len() - 3..all.len(), 5..5] {
+            assert!(*ids.read(range.clone()).unwrap() == all[range]);
+        }
+        let in_memory = Ids::Memory(all);
+        for number in [0, 3, 1_000_000] {
+            let from = |ids: &Ids| batch(ids, 4, 200, 9, number).unwrap();
+            assert_eq!(from(&ids), from(&in_memory));
+        }
+    }
+
+    #[test]
     fn a_batch_depends_on_seed_and_number_alone_and_targets_follow_inputs() {
-        let ids: Vec<u32> = (0..1000).collect();
-        let first = batch(&ids, 4, 16, 1, 7);
-        assert_eq!(first, batch(&ids, 4, 16, 1, 7));
-        assert_ne!(first, batch(&ids, 4, 16, 2, 7));
+        let ids = Ids::Memory((0..1000).collect());
+        let batch = |seed| batch(&ids, 4, 16, seed, 7).unwrap();
+        let first = batch(1);
+        assert_eq!(first, batch(1));
+        assert_ne!(first, batch(2));
         assert!(first.ids.iter().zip(&first.targets).all(|(id, target)| (id + 1) % 1000 == *target));
     }
 
     #[test]
     fn windows_cover_every_position_with_a_successor_once() {
-        let tokens = Tokens { ids: (0..26).collect(), ..Tokens::default() };
+        let tokens = Tokens { ids: (0..26).collect::<Vec<u32>>(), ..Tokens::default() };
         assert_eq!(tokens.windows(10).collect::<Vec<_>>(), [0..10, 10..20, 20..25]);
     }
 }

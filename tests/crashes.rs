@@ -108,6 +108,25 @@ fn a_second_interrupt_leaves_at_once_and_harms_nothing() {
 }
 
 #[test]
+fn one_process_trains_in_a_run_and_a_dead_one_blocks_nobody() {
+    let workspace = Workspace::new();
+    let arguments = train(
+        "r",
+        "train.max_steps=1000000 train.checkpoint_interval=2 train.keep_checkpoints=1000 train.eval_interval=100000",
+    );
+    let mut first = spawn(&workspace, &arguments);
+    wait_for_metrics(&workspace, "r", &mut first, 4);
+    workspace.refuses(&format!("{arguments} --resume"), 2, &["another process is training in r"]);
+    assert!(first.try_wait().unwrap().is_none(), "the first one is not disturbed");
+    // Reading is no training.
+    workspace.succeeds("eval r/checkpoints/step-000002 --data talk.txt");
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let step = newest_step(&workspace, "r");
+    workspace.succeeds(&format!("{arguments} --resume --steps {}", step + 1));
+}
+
+#[test]
 fn a_read_only_file_system_is_named_and_costs_nothing() {
     let workspace = Workspace::new();
     let settings = "train.keep_checkpoints=9";
@@ -130,7 +149,9 @@ fn lost_permission_is_named_and_costs_no_checkpoint() {
     let workspace = Workspace::new();
     // The superuser may write anywhere: then somebody else has to try.
     let root = output(Command::new("id").arg("-u")).stdout.trim() == "0";
-    fs::copy(env!("CARGO_BIN_EXE_tinymoe"), workspace.path("program")).unwrap();
+    // Copied by another process: a file that this one has open for writing, or a child of a test beside, cannot be run.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_tinymoe")).arg(workspace.path("program")).status().unwrap();
+    assert!(copied.success());
     fs::create_dir(workspace.path("r")).unwrap();
     for name in ["", "r"] {
         fs::set_permissions(workspace.path(name), fs::Permissions::from_mode(0o777)).unwrap();

@@ -9,7 +9,8 @@ mod json;
 
 use crate::config::{TokenizerConfig, TokenizerKind};
 use crate::error::Failure;
-use anyhow::{Context, ensure};
+use crate::ops::pool;
+use anyhow::{Context, bail, ensure};
 use serde::Serialize;
 use std::io::Read;
 use std::sync::Arc;
@@ -112,13 +113,12 @@ impl Tokenizer {
     /// is added, and none is recognised in the text.
     pub fn encode(&self, text: &str) -> anyhow::Result<Vec<u32>> {
         let least = if self.independent_pieces { PIECE_BYTES } else { usize::MAX };
+        let mut pieces: Vec<(&str, anyhow::Result<Vec<u32>>)> =
+            pieces(text, least).into_iter().map(|piece| (piece, Ok(Vec::new()))).collect();
+        pool::run(pieces.iter_mut().collect(), |(piece, ids)| *ids = self.encode_piece(piece));
         let mut ids = Vec::new();
-        for piece in pieces(text, least) {
-            let encoding = self
-                .encoder
-                .encode_fast(piece, false)
-                .map_err(|error| anyhow::anyhow!("the tokenizer {} failed: {error}", self.origin))?;
-            ids.extend_from_slice(encoding.get_ids());
+        for (_, piece_ids) in pieces {
+            ids.append(&mut piece_ids?);
         }
         ensure!(
             self.gives_back(text, &ids),
@@ -128,6 +128,13 @@ impl Tokenizer {
             text.chars().take(40).collect::<String>()
         );
         Ok(ids)
+    }
+
+    fn encode_piece(&self, piece: &str) -> anyhow::Result<Vec<u32>> {
+        match self.encoder.encode_fast(piece, false) {
+            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+            Err(error) => bail!("the tokenizer {} failed: {error}", self.origin),
+        }
     }
 
     fn gives_back(&self, text: &str, ids: &[u32]) -> bool {

@@ -1,7 +1,7 @@
 //! The one protocol of evaluation: mean cross-entropy over all positions of consecutive, non-overlapping windows of
 //! the training context length over the whole of a text, nothing random in it.
 
-use crate::dataset::Tokens;
+use crate::dataset::{IdArray, Tokens};
 use crate::model::operation::{Mode, Pass};
 use crate::model::router::Routing;
 use crate::model::transformer::Transformer;
@@ -43,7 +43,7 @@ pub struct Seen<'a> {
 }
 
 /// The windows of a text, those of full length together as far as a pass has room: where their inputs are, and the pass.
-pub fn passes(tokens: &Tokens, time: usize) -> impl Iterator<Item = (Range<usize>, Pass)> {
+pub fn passes<I: IdArray>(tokens: &Tokens<I>, time: usize) -> impl Iterator<Item = (Range<usize>, Pass)> {
     let mut windows = tokens.windows(time).peekable();
     std::iter::from_fn(move || {
         let Range { start, mut end } = windows.next()?;
@@ -59,12 +59,16 @@ pub fn passes(tokens: &Tokens, time: usize) -> impl Iterator<Item = (Range<usize
 }
 
 /// Evaluates `model` on `tokens` and shows every part to `observe`.
-pub fn evaluate(model: &Transformer, tokens: &Tokens, mut observe: impl FnMut(&Seen)) -> Result<Evaluation> {
+pub fn evaluate<I: IdArray>(
+    model: &Transformer,
+    tokens: &Tokens<I>,
+    mut observe: impl FnMut(&Seen),
+) -> Result<Evaluation> {
     let total = tokens.ids.len().saturating_sub(1);
     let mut sum = 0.0;
     for (positions, pass) in passes(tokens, model.model.max_position_embeddings) {
-        let ids_N = &tokens.ids[positions.clone()];
-        let targets_N = &tokens.ids[positions.start + 1..positions.end + 1];
+        let ids = tokens.ids.read(positions.start..positions.end + 1)?;
+        let (ids_N, targets_N) = (&ids[..positions.len()], &ids[1..]);
         let output = model.forward(ids_N, targets_N, pass)?;
         let losses_N = &output.loss.losses_N[..];
         sum += losses_N.iter().map(|&loss| f64::from(loss)).sum::<f64>();

@@ -11,9 +11,11 @@ pub mod progress;
 pub mod run_directory;
 pub mod state;
 mod step;
+mod survey;
 
 use crate::checkpoint::Files;
 use crate::config::Config;
+use crate::dataset::IdArray;
 use crate::error::Failure;
 use crate::model::parameters::Parameters;
 use crate::model::router::Routing;

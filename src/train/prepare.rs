@@ -1,13 +1,14 @@
 //! What a run needs before its first step: text read and split, a tokenizer, token arrays, a model, and the n-gram
 //! baseline, which is computed in the background.
 
+use super::survey::Survey;
 use crate::baseline::{Baseline, ngram_baseline};
 use crate::config::{Config, DataConfig};
-use crate::dataset::{Part, Tokens, split};
+use crate::dataset::{IdArray, Ids, Tokens, split};
 use crate::error::Failure;
 use crate::model::transformer::Transformer;
 use crate::tokenizer::Tokenizer;
-use crate::transcript::{Document, ReadOptions, read_sources};
+use crate::transcript::{Document, ReadOptions, for_each_document, read_sources};
 use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -16,8 +17,8 @@ use std::thread::JoinHandle;
 /// Text, tokenizer and model of a run.
 pub struct Prepared {
     pub tokenizer: Tokenizer,
-    pub training: Tokens,
-    pub validation: Tokens,
+    pub training: Tokens<Ids>,
+    pub validation: Tokens<Ids>,
     /// Bytes that the validation split's predicted tokens stand for.
     pub validation_bytes: usize,
     pub model: Transformer,
@@ -25,6 +26,8 @@ pub struct Prepared {
     pub data_sha256: String,
     /// The files it came from.
     pub files: Vec<DataFile>,
+    /// Of a large corpus, what the tokenizer and the n-gram baseline were made from.
+    sampled: Option<String>,
     baseline: Pending,
 }
 
@@ -45,24 +48,38 @@ enum Pending {
 
 /// Reads the configured sources.
 pub fn read_data(data: &DataConfig) -> Result<Vec<Document>> {
-    let options = ReadOptions { keep_timestamps: data.keep_timestamps, keep_speakers: data.keep_speakers };
-    read_sources(&data.sources, options)
+    read_sources(&data.sources, read_options(data))
+}
+
+pub(super) fn read_options(data: &DataConfig) -> ReadOptions {
+    ReadOptions { keep_timestamps: data.keep_timestamps, keep_speakers: data.keep_speakers }
 }
 
 /// SHA-256 over domains and texts of all documents.
 pub fn data_sha256(documents: &[Document]) -> String {
-    let mut hash = Sha256::new();
-    for Document { domain, text, .. } in documents {
+    let mut hash = DataHash::default();
+    documents.iter().for_each(|document| hash.add(document));
+    hash.finish()
+}
+
+#[derive(Default)]
+pub(super) struct DataHash(Sha256);
+
+impl DataHash {
+    pub(super) fn add(&mut self, Document { domain, text, .. }: &Document) {
         for part in [domain, text] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
+            self.0.update((part.len() as u64).to_le_bytes());
+            self.0.update(part);
         }
     }
-    format!("{:x}", hash.finalize())
+
+    pub(super) fn finish(self) -> String {
+        format!("{:x}", self.0.finalize())
+    }
 }
 
 impl DataFile {
-    fn of(document: &Document) -> Self {
+    pub(super) fn of(document: &Document) -> Self {
         let Document { name, domain, text } = document;
         Self { name: name.clone(), domain: domain.clone(), sha256: format!("{:x}", Sha256::digest(text)) }
     }
@@ -74,23 +91,32 @@ impl Prepared {
     /// # Errors
     /// [`Failure::Usage`] where there is too little text for the context, or a domain's text cannot be split.
     pub fn new(config: &Config, tokenizer: Option<Tokenizer>) -> Result<Self> {
-        let documents = read_data(&config.data)?;
-        let data_sha256 = data_sha256(&documents);
-        let files = documents.iter().map(DataFile::of).collect();
-        let (training_parts, validation_parts) = split(&documents, config.data.validation_fraction);
-        let texts: Vec<&str> = training_parts.iter().map(|part| part.text).collect();
+        let survey = Survey::of(config)?;
         let tokenizer = match tokenizer {
             Some(tokenizer) => tokenizer,
-            None => Tokenizer::from_config(&config.tokenizer, &texts)?,
+            None => survey.tokenizer(&config.tokenizer)?,
         };
-        let baseline = Pending::start(&training_parts, &validation_parts)?;
-        let training = Tokens::encode(&training_parts, &tokenizer)?;
-        let validation = Tokens::encode(&validation_parts, &tokenizer)?;
+        let Survey { data_sha256, files, training: sample, validation: held_out, .. } = survey;
+        let sampled = sample.is_partial().then(|| sample.describe());
+        let baseline = Pending::start(sample.texts(), held_out.texts())?;
+        let (mut training, mut validation, mut hash) = (Tokens::default(), Tokens::default(), DataHash::default());
+        for_each_document(&config.data.sources, read_options(&config.data), |document| {
+            hash.add(&document);
+            let (head, tail) = split(std::slice::from_ref(&document), config.data.validation_fraction);
+            head.iter().try_for_each(|part| training.push(part, &tokenizer))?;
+            tail.iter().try_for_each(|part| validation.push(part, &tokenizer))
+        })?;
+        if hash.finish() != data_sha256 {
+            let message = "the text in data.sources changed while it was read; start again when it is at rest";
+            return Err(Failure::Usage(message.into()).into());
+        }
+        training.sort_domains();
+        validation.sort_domains();
         check_lengths(config, &training, &validation)?;
         tokenizer.encode(&config.train.sample_prompt).context("train.sample_prompt cannot be used")?;
         let validation_bytes = validation.predicted_bytes(&tokenizer);
         let model = Transformer::new(&config.model, &config.router, tokenizer.vocab_size(), config.train.seed)?;
-        Ok(Self { tokenizer, training, validation, validation_bytes, model, data_sha256, files, baseline })
+        Ok(Self { tokenizer, training, validation, validation_bytes, model, data_sha256, files, sampled, baseline })
     }
 
     /// The n-gram language model's result on the validation split; waits for it if need be.
@@ -121,7 +147,7 @@ impl Prepared {
             grouped(self.validation.ids.len()),
             grouped(train.max_steps),
             (train.max_steps * tokens_per_step) as f64 / self.training.ids.len() as f64,
-        )
+        ) + self.sampled.as_deref().unwrap_or_default()
     }
 
     /// Bytes of text that tokens stand for; an end of text counts as one, as in the n-gram baseline.
@@ -133,9 +159,7 @@ impl Prepared {
 }
 
 impl Pending {
-    fn start(training: &[Part], validation: &[Part]) -> Result<Self> {
-        let own = |parts: &[Part]| -> Vec<String> { parts.iter().map(|part| part.text.to_owned()).collect() };
-        let (training, validation) = (own(training), own(validation));
+    fn start(training: Vec<String>, validation: Vec<String>) -> Result<Self> {
         let thread = std::thread::Builder::new()
             .name("baseline".into())
             .spawn(move || ngram_baseline(&training, &validation))?;
@@ -150,7 +174,7 @@ pub fn grouped(number: usize) -> String {
     groups.join(",")
 }
 
-fn check_lengths(config: &Config, training: &Tokens, validation: &Tokens) -> Result<()> {
+fn check_lengths(config: &Config, training: &Tokens<Ids>, validation: &Tokens<Ids>) -> Result<()> {
     let time = config.model.max_position_embeddings;
     if training.ids.len() <= time {
         return Err(Failure::Usage(format!(

@@ -5,6 +5,7 @@ use super::prepare::Prepared;
 use super::state::TrainerState;
 use crate::checkpoint::{self, Files, model_files};
 use crate::config::{self, Config};
+use crate::dataset::IdArray;
 use crate::error::Failure;
 use crate::fault;
 use crate::ops::{pool, simd};

@@ -46,7 +46,7 @@ impl Trainer {
         let train = &self.config.train;
         let (time, micro_batches) = (self.config.model.max_position_embeddings, train.gradient_accumulation_steps);
         let number = self.state.batch_number(micro, micro_batches);
-        let batch = batch(&self.prepared.training.ids, train.batch_size, time, train.seed, number);
+        let batch = batch(&self.prepared.training.ids, train.batch_size, time, train.seed, number)?;
         let mode = Mode::Train { seed: train.seed, step: number, loss_scale: 1.0 / micro_batches as f32 };
         Ok((number, batch, Pass { batch: train.batch_size, time, mode, precision: train.precision }))
     }

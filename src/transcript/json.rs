@@ -53,10 +53,16 @@ pub(super) fn read(name: &str, contents: &str, options: ReadOptions) -> Result<S
     Ok(text)
 }
 
-/// One document for each line `{"text": ..., "domain"?: ...}`; blank lines are skipped.
-pub(super) fn read_lines(name: &str, domain: &str, contents: &str, options: ReadOptions) -> Result<Vec<Document>> {
+/// One document for each line `{"text": ..., "domain"?: ...}`, numbered from `first_line`; blank lines are skipped.
+pub(super) fn read_lines(
+    name: &str,
+    domain: &str,
+    contents: &str,
+    first_line: usize,
+    options: ReadOptions,
+) -> Result<Vec<Document>> {
     let mut documents = Vec::new();
-    for (line, number) in contents.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty()) {
+    for (line, number) in contents.lines().zip(first_line..).filter(|(line, _)| !line.trim().is_empty()) {
         let record: Record = serde_json::from_str(line).map_err(|error| located(name, number, &error))?;
         let text = read_text(&record.text, options);
         if text.trim().is_empty() {
@@ -65,7 +71,6 @@ pub(super) fn read_lines(name: &str, domain: &str, contents: &str, options: Read
         let domain = record.domain.unwrap_or_else(|| domain.to_string());
         documents.push(Document { name: format!("{name}:{number}"), domain, text });
     }
-    anyhow::ensure!(!documents.is_empty(), "{name}: there is no text in this file");
     Ok(documents)
 }
 
@@ -122,7 +127,7 @@ mod tests {
             text: text.to_string(),
         };
         let expected = [document("a.jsonl:1", "talks", "One.\n"), document("a.jsonl:3", "law", "Two.\n")];
-        assert_eq!(read_lines("a.jsonl", "talks", contents, DEFAULT).unwrap(), expected);
+        assert_eq!(read_lines("a.jsonl", "talks", contents, 1, DEFAULT).unwrap(), expected);
     }
 
     #[test]
@@ -140,9 +145,8 @@ mod tests {
         for (contents, message) in [
             ("{\"text\": \"a\"}\n{\"words\": \"b\"}", "a.jsonl:2: column 14: missing field `text`"),
             ("{\"text\": \"a\"}\n{\"text\": \" \"}", "a.jsonl:2: \"text\" is empty"),
-            ("\n", "a.jsonl: there is no text in this file"),
         ] {
-            let error = read_lines("a.jsonl", "text", contents, DEFAULT).unwrap_err().to_string();
+            let error = read_lines("a.jsonl", "text", contents, 1, DEFAULT).unwrap_err().to_string();
             assert!(error.starts_with(message), "{error}");
         }
     }

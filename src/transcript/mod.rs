@@ -13,7 +13,8 @@ mod turns;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use sources::Source;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 /// One transcript as plain text, ready for the tokenizer.
@@ -36,8 +37,13 @@ pub struct ReadOptions {
     pub keep_speakers: bool,
 }
 
-/// Larger files are refused: a corpus is held in memory, and nothing that this program trains needs one this large.
-const MAX_FILE_BYTES: u64 = 4 << 30;
+/// Larger files of the formats that are read whole are refused.
+const MAX_WHOLE_BYTES: u64 = 256 << 20;
+/// Plain text and JSONL of more than this are read in parts of about as much, cut at a line, each a document (or, of
+/// JSONL, several) of its own.
+const PART_BYTES: usize = 16 << 20;
+/// The longest line of such a file.
+const MAX_LINE_BYTES: usize = 64 << 20;
 
 /// Expands each source (a file, a directory searched recursively, or a glob; `path=domain` carries a label unless a
 /// file of that whole name exists) and reads every file, sorted by name and each once.
@@ -46,42 +52,107 @@ const MAX_FILE_BYTES: u64 = 4 << 30;
 /// tell file and line of what cannot be read.
 pub fn read_sources(sources: &[String], options: ReadOptions) -> Result<Vec<Document>> {
     let mut documents = Vec::new();
-    for source in sources::expand(sources)? {
-        documents.extend(read_file(source, options)?);
-    }
+    for_each_document(sources, options, |document| {
+        documents.push(document);
+        Ok(())
+    })?;
     Ok(documents)
 }
 
-fn read_file(source: Source, options: ReadOptions) -> Result<Vec<Document>> {
+/// As [`read_sources`], for more text than fits in memory: hands each document over before it reads on.
+pub fn for_each_document(
+    sources: &[String],
+    options: ReadOptions,
+    mut visit: impl FnMut(Document) -> Result<()>,
+) -> Result<()> {
+    for source in sources::expand(sources)? {
+        read_file(&source, options, &mut visit)?;
+    }
+    Ok(())
+}
+
+fn read_file(source: &Source, options: ReadOptions, visit: &mut dyn FnMut(Document) -> Result<()>) -> Result<()> {
     let Source { path, name, domain } = source;
-    let contents = read_text(&path, &name)?;
-    let text = match sources::extension(&path).as_str() {
-        "jsonl" => return json::read_lines(&name, &domain, &contents, options),
-        "json" => json::read(&name, &contents, options)?,
-        "srt" => subtitles::read(&name, &contents, subtitles::Format::Srt, options)?,
-        "vtt" => subtitles::read(&name, &contents, subtitles::Format::WebVtt, options)?,
+    let unreadable = || format!("cannot read {name}");
+    let mut file = File::open(path).with_context(unreadable)?;
+    let metadata = file.metadata().with_context(unreadable)?;
+    ensure!(metadata.is_file(), "{name}: not a regular file");
+    let extension = sources::extension(path);
+    let whole = ["json", "srt", "vtt", "md"].contains(&extension.as_str());
+    if whole || metadata.len() <= PART_BYTES as u64 {
+        ensure!(
+            !whole || metadata.len() <= MAX_WHOLE_BYTES,
+            "{name}: {} bytes are too many, the limit for this format is {MAX_WHOLE_BYTES}; split the file",
+            metadata.len()
+        );
+        let mut bytes = Vec::new();
+        // No more than expected, should the file grow meanwhile.
+        file.take(metadata.len()).read_to_end(&mut bytes).with_context(unreadable)?;
+        return parse(name, domain, bytes, options)?.into_iter().try_for_each(visit);
+    }
+    let (mut part, mut first_line, mut blank) = (1, 1, true);
+    let mut bytes = Vec::new();
+    while read_part(&mut file, &mut bytes, name)? {
+        let end = if bytes.len() > PART_BYTES { PART_BYTES } else { bytes.len() };
+        let rest = match bytes[end..].iter().position(|&byte| byte == b'\n') {
+            Some(offset) => bytes.split_off(end + offset + 1),
+            None => Vec::new(),
+        };
+        let lines = bytes.iter().filter(|&&byte| byte == b'\n').count();
+        let contents = decode(bytes, name, first_line)?;
+        if extension == "jsonl" {
+            json::read_lines(name, domain, &contents, first_line, options)?.into_iter().try_for_each(&mut *visit)?;
+            blank &= contents.trim().is_empty();
+        } else {
+            let text = plain::read(&contents, options);
+            if !text.trim().is_empty() {
+                blank = false;
+                visit(Document { name: format!("{name} (part {part})"), domain: domain.clone(), text })?;
+            }
+        }
+        (part, first_line, bytes) = (part + 1, first_line + lines, rest);
+    }
+    ensure!(!blank, "{name}: there is no text in this file");
+    Ok(())
+}
+
+/// Fills `bytes` until there is a whole line after the first [`PART_BYTES`], or the file ends; false if it ended before.
+fn read_part(file: &mut File, bytes: &mut Vec<u8>, name: &str) -> Result<bool> {
+    while bytes.len() <= PART_BYTES || !bytes[PART_BYTES..].contains(&b'\n') {
+        ensure!(
+            bytes.len() <= PART_BYTES + MAX_LINE_BYTES,
+            "{name}: a line of more than {MAX_LINE_BYTES} bytes; is this a transcript?"
+        );
+        let read = file.by_ref().take(1 << 20).read_to_end(bytes).with_context(|| format!("cannot read {name}"))?;
+        if read == 0 {
+            break;
+        }
+    }
+    Ok(!bytes.is_empty())
+}
+
+/// The documents in a file's bytes; the extension of `name` tells the format.
+pub fn parse(name: &str, domain: &str, bytes: Vec<u8>, options: ReadOptions) -> Result<Vec<Document>> {
+    let contents = decode(bytes, name, 1)?;
+    let text = match sources::extension(Path::new(name)).as_str() {
+        "jsonl" => {
+            let documents = json::read_lines(name, domain, &contents, 1, options)?;
+            ensure!(!documents.is_empty(), "{name}: there is no text in this file");
+            return Ok(documents);
+        }
+        "json" => json::read(name, &contents, options)?,
+        "srt" => subtitles::read(name, &contents, subtitles::Format::Srt, options)?,
+        "vtt" => subtitles::read(name, &contents, subtitles::Format::WebVtt, options)?,
         "md" => markdown::read(&contents, options),
         _ => plain::read(&contents, options),
     };
     ensure!(!text.trim().is_empty(), "{name}: there is no text in this file");
-    Ok(vec![Document { name, domain, text }])
+    Ok(vec![Document { name: name.to_owned(), domain: domain.to_owned(), text }])
 }
 
-/// The file as UTF-8 without a byte-order mark, its lines ending in `\n`.
-fn read_text(path: &Path, name: &str) -> Result<String> {
-    let metadata = fs::metadata(path).with_context(|| format!("cannot read {name}"))?;
-    ensure!(metadata.is_file(), "{name}: not a regular file");
-    ensure!(
-        metadata.len() <= MAX_FILE_BYTES,
-        "{name}: {} bytes are too many, the limit is {MAX_FILE_BYTES} (4 GiB); split the file",
-        metadata.len()
-    );
-    let bytes = fs::read(path).with_context(|| format!("cannot read {name}"))?;
-    decode(bytes, name)
-}
-
-fn decode(bytes: Vec<u8>, name: &str) -> Result<String> {
-    let line_of = |offset: usize| 1 + bytes[..offset].iter().filter(|&&byte| byte == b'\n').count();
+/// UTF-8 without a byte-order mark, its lines ending in `\n`. The first line has the number `first_line` in the file.
+fn decode(bytes: Vec<u8>, name: &str, first_line: usize) -> Result<String> {
+    let line_of = |offset: usize| first_line + bytes[..offset].iter().filter(|&&byte| byte == b'\n').count();
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err(at_line(name, 1, "this is UTF-16; save the file as UTF-8"));
     }
@@ -111,6 +182,7 @@ fn at_line(name: &str, line: usize, message: impl std::fmt::Display) -> anyhow::
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::fs;
     use std::path::PathBuf;
 
     const WORDS_ONLY: ReadOptions = ReadOptions { keep_timestamps: false, keep_speakers: false };
@@ -155,6 +227,10 @@ mod tests {
     fn what_is_not_utf8_is_refused_with_line_and_byte() {
         let error = error_of("a.txt", b"one\ntwo \xe9t\xe9\n");
         assert!(error.contains("a.txt:2: not valid UTF-8: byte 0xe9 at offset 8"), "{error}");
+        for name in ["a.txt", "a.jsonl", "a.json"] {
+            let error = error_of(name, b"\n");
+            assert!(error.ends_with("there is no text in this file"), "{error}");
+        }
         let error = error_of("a.txt", b"one\n\x00\x01");
         assert!(error.contains("a.txt:2: ") && error.contains("looks like a binary file"), "{error}");
         let error = error_of("a.txt", b"\xff\xfeh\0i\0");
@@ -164,10 +240,16 @@ mod tests {
     #[test]
     fn files_over_the_limit_are_refused_unread() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("huge.txt");
-        fs::File::create(&path).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
-        let error = read_text(&path, "huge.txt").unwrap_err().to_string();
-        assert!(error.contains("huge.txt: 4294967297 bytes are too many"), "{error}");
+        for (name, bytes, message) in [
+            ("huge.srt", MAX_WHOLE_BYTES + 1, "huge.srt: 268435457 bytes are too many"),
+            ("huge.txt", 8 << 30, "huge.txt: a line of more than 67108864 bytes"),
+        ] {
+            let path = folder.path().join(name);
+            // Sparse: it takes no room on the disk.
+            File::create(&path).unwrap().set_len(bytes).unwrap();
+            let error = read_sources(&[path.to_str().unwrap().to_string()], DEFAULT).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
     }
 
     /// Lines made of what the formats give a meaning to, which random strings would hardly ever hit.
@@ -222,6 +304,36 @@ mod tests {
         prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
     }
 
+    #[test]
+    fn a_large_file_comes_in_parts_that_are_together_the_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let line = |number: usize| format!("line {number} {}\n", "of some words ".repeat(number % 9));
+        let text: String = (0..)
+            .map(line)
+            .scan(0, |bytes, line| {
+                *bytes += line.len();
+                (*bytes < 40 << 20).then_some(line)
+            })
+            .collect();
+        let write = |name: &str, contents: &str| {
+            fs::write(folder.path().join(name), contents).unwrap();
+            folder.path().join(name).to_str().unwrap().to_string()
+        };
+        let documents = read_sources(&[write("a.txt", &text)], DEFAULT).unwrap();
+        assert_eq!(documents.len(), 3);
+        assert!(documents[1].name.ends_with("a.txt (part 2)"), "{}", documents[1].name);
+        assert!(documents.iter().all(|part| part.text.ends_with('\n') && part.text.len() < PART_BYTES + 1000));
+        assert!(documents.iter().map(|part| part.text.as_str()).collect::<String>() == text);
+
+        let jsonl: String = text.lines().step_by(2).map(|line| format!("{{\"text\": \"{line}\"}}\n")).collect();
+        let documents = read_sources(&[write("b.jsonl", &jsonl)], DEFAULT).unwrap();
+        assert_eq!(documents.len(), text.lines().count().div_ceil(2));
+        assert!(documents.last().unwrap().name.ends_with(&format!("b.jsonl:{}", documents.len())));
+        let broken = write("c.jsonl", &format!("{jsonl}{{\"text\": 1}}\n"));
+        let error = read_sources(&[broken], DEFAULT).unwrap_err().to_string();
+        assert!(error.contains(&format!("c.jsonl:{}: ", documents.len() + 1)), "{error}");
+    }
+
     proptest! {
         #[test]
         fn no_input_of_any_format_panics_and_every_line_ends(
@@ -230,7 +342,7 @@ mod tests {
             keep_speakers: bool,
         ) {
             let options = ReadOptions { keep_timestamps, keep_speakers };
-            let Ok(contents) = decode(contents.into_bytes(), "a") else { return Ok(()) };
+            let Ok(contents) = decode(contents.into_bytes(), "a", 1) else { return Ok(()) };
             let texts = [
                 Ok(plain::read(&contents, options)),
                 Ok(markdown::read(&contents, options)),
@@ -242,7 +354,7 @@ mod tests {
             for text in texts.into_iter().flatten() {
                 prop_assert!(text.is_empty() || text.ends_with('\n'));
             }
-            let _ = json::read_lines("a", "text", &contents, options);
+            let _ = json::read_lines("a", "text", &contents, 1, options);
         }
 
         #[test]
