@@ -38,6 +38,7 @@ declare -A kinds=(
     [olmoe-all-heads]="model.qk_norm_across_heads=true router.norm_topk_prob=false model.tie_word_embeddings=false model.num_key_value_heads=4"
     [qwen2_moe]="model.qk_norm=false model.n_shared_experts=2 model.shared_expert_gate=true model.qkv_bias=true router.norm_topk_prob=false model.tie_word_embeddings=false"
     [glm4_moe]="router.scoring_func=sigmoid router.balance=bias router.bias_update_rate=0.01 router.routed_scaling_factor=1.5 model.n_shared_experts=1 model.first_k_dense_replace=1 model.partial_rotary_factor=0.5 model.qkv_bias=true"
+    [glm4_moe-routed-only]="router.scoring_func=sigmoid router.balance=bias model.qk_norm=false router.norm_topk_prob=false"
     [qwen3]="model.num_experts=0"
     [llama]="model.num_experts=0 model.qk_norm=false"
 )

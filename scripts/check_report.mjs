@@ -185,6 +185,18 @@ async function heatmapsSpeakAndChoose(page, data) {
   await page.keyboard.press("Escape");
 }
 
+async function curvesAreReadByKey(page, data) {
+  const { train, val } = data.training;
+  await page.locator("#training svg").focus();
+  await page.keyboard.press("End");
+  const step = Math.max(train.step.at(-1), val.step.at(-1) ?? 0);
+  const lines = [`step ${step.toLocaleString("en-US")}`];
+  if (train.step.at(-1) === step) lines.push(`training: ${train.bits_per_byte.at(-1).toFixed(2)}`);
+  if (val.step.at(-1) === step) lines.push(`validation: ${val.bits_per_byte.at(-1).toFixed(2)}`);
+  if (data.training.ngram_bits_per_byte) lines.push(`n-gram: ${data.training.ngram_bits_per_byte.toFixed(2)}`);
+  assert.equal(await page.locator("#tooltip").innerText(), lines.join("\n"));
+}
+
 async function textsAreWhole(page, data) {
   for (const i of new Set([data.texts.length - 1, 0])) {
     await page.locator("#text-choice").selectOption(String(i));
@@ -304,6 +316,15 @@ function bare(data) {
   for (const key of ["input", "predicted", "target"]) layer.vocabulary[key] = layer.vocabulary[key].map(() => []);
 }
 
+/** A model without experts has a head and curves. */
+function dense(data) {
+  Object.assign(data, { layers: [], palette: [], transitions: [], texts: [], facts: [] });
+  for (const key of ["experts", "experts_per_token", "saturation", "comparisons"]) {
+    delete data[key];
+    delete data.model[key];
+  }
+}
+
 // ---- All of it
 
 const failures = [];
@@ -357,6 +378,7 @@ async function checkReport(browser, file) {
     ["pointer and arrow keys show a token's probability, experts and gates", hoverAndKeyboardReadTokens],
     ["a chosen expert highlights its tokens and marks, Escape clears", highlightFollowsTheData],
     ["heatmaps answer pointer and keys", heatmapsSpeakAndChoose],
+    ["curves are read step by step", curvesAreReadByKey],
     ["every text is shown whole", textsAreWhole],
     ["facts lead to their evidence", factsLeadToEvidence],
     ["the theme turns and stays", themeTurnsAndStays],
@@ -368,11 +390,12 @@ async function checkReport(browser, file) {
   for (const [title, change] of [
     ["hostile", hostile],
     ["bare", bare],
+    ["dense", dense],
   ]) {
     await check(`a ${title} variant opens without a fault`, async () => {
       const opened = await open(browser, variant(file, `${name}-${title}`, change), "light");
       assert.equal(await opened.page.locator("img").count(), 0, "text became an element");
-      await opened.page.locator("#text-key [data-expert]").first().click();
+      if (title !== "dense") await opened.page.locator("#text-key [data-expert]").first().click();
       await everySectionHasItsFigure(opened.page);
       await noOverflow(opened.page);
       await opened.page.screenshot({ path: path.join(screenshots, `${name}-${title}.png`), fullPage: true });

@@ -23,9 +23,11 @@ tinymoe=target/release/tinymoe
 runs=("$@")
 if [[ ${#runs[@]} -eq 0 ]]; then
     runs=("$place/quickstart" "$place/experts-64")
-    [[ -d ${runs[0]} ]] || "$tinymoe" train configs/quickstart.toml --run "${runs[0]}"
-    [[ -d ${runs[1]} ]] || "$tinymoe" train configs/quickstart.toml --run "${runs[1]}" --steps 80 --set train.eval_interval=20 \
-        --set train.checkpoint_interval=20 --set model.num_experts=64 --set model.num_experts_per_tok=8 \
+    rm -rf "${runs[@]}"
+    "$tinymoe" train configs/quickstart.toml --run "${runs[0]}" --set train.keep_checkpoints=5
+    "$tinymoe" train configs/quickstart.toml --run "${runs[1]}" --steps 80 \
+        --set train.eval_interval=20 --set train.checkpoint_interval=20 --set train.keep_checkpoints=5 \
+        --set model.num_hidden_layers=2 --set model.num_experts=64 --set model.num_experts_per_tok=8 \
         --set model.moe_intermediate_size=44
 fi
 

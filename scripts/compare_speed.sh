@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# tinymoe beside PyTorch on the same machine: sets up a Python environment from package names, then alternates the two
-# ROUNDS times (default 5) on each workload and prints medians, spread and ratios. Nothing else should run meanwhile.
-# THREADS sets the threads of both (default: all).
+# tinymoe beside PyTorch, transformers and llama.cpp on the same machine: sets up a Python environment from package names
+# (llama.cpp is compiled: some minutes, once), then alternates all of them ROUNDS times (default 5) on each workload and
+# prints medians, spread and ratios. Nothing else should run meanwhile; a round takes about a minute and a half a
+# workload. THREADS sets the threads of all (default: all), LLAMA=0 leaves llama.cpp out.
 # Usage: scripts/compare_speed.sh [WORKLOAD...]     (default: w1 w2 w3 w4)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,32 +10,56 @@ cd "$(dirname "$0")/.."
 rounds=${ROUNDS:-5}
 threads=${THREADS:-$(nproc)}
 environment=${ENVIRONMENT:-target/peers}
+llama=${LLAMA:-1}
 workloads=("$@")
 [[ ${#workloads[@]} -gt 0 ]] || workloads=(w1 w2 w3 w4)
+declare -A context=([w1]=32 [w2]=64 [w3]=256 [w4]=256)
+# What of a run with random weights llama.cpp has to be told: its Qwen3 wants a QK-norm, and a vocabulary of byte pairs.
+for_llama=(--set model.qk_norm=true --set tokenizer.kind=bpe --set train.sample_tokens=0 --set train.max_steps=1)
 
 if [[ ! -x $environment/bin/python ]]; then
     python3 -m venv "$environment"
     "$environment/bin/pip" install --quiet torch transformers numpy
 fi
+if [[ $llama = 1 ]]; then
+    "$environment/bin/python" -c 'import llama_cpp' 2> /dev/null || "$environment/bin/pip" install --quiet llama-cpp-python
+fi
 cargo build --release --quiet
-results=$(mktemp)
-trap 'rm -f "$results"' EXIT
+files=$(mktemp -d)
+trap 'rm -rf "$files"' EXIT
+results=$files/results.jsonl
 
-for ((round = 1; round <= rounds; round++)); do
-    for workload in "${workloads[@]}"; do
-        target/release/tinymoe bench --threads "$threads" --json --config "configs/bench/$workload.toml" |
-            python3 -c '
+bench() { # WORKLOAD NAME ARGUMENTS...: a line for training and one for sampling
+    target/release/tinymoe bench --threads "$threads" --json --config "configs/bench/$1.toml" "${@:3}" |
+        python3 -c '
 import json, sys
-outer = json.load(sys.stdin)["workloads"][0]
-report = outer["report"]
-common = {"workload": report["name"], "implementation": "tinymoe", "peak_memory_mb": report["peak_memory_mb"]}
+report = json.load(sys.stdin)["workloads"][0]["report"]
+common = {"workload": report["name"], "implementation": sys.argv[1], "peak_memory_mb": report["peak_memory_mb"]}
 training = report["training"]
 print(json.dumps({**common, "mode": "train", "tokens_per_s": training["tokens_per_s"], "share": training["share_of_peak"]}))
-print(json.dumps({**common, "mode": "sample", "tokens_per_s": report["sampling"]["tokens_per_s"]}))' >> "$results"
+print(json.dumps({**common, "mode": "sample", "tokens_per_s": report["sampling"]["tokens_per_s"]}))' "$2"
+}
+
+for workload in "${workloads[@]}"; do
+    [[ $llama = 1 ]] || break
+    vocabulary=4096
+    [[ ${context[$workload]} -gt 64 ]] || vocabulary=320
+    target/release/tinymoe --quiet train "configs/bench/$workload.toml" --run "$files/$workload" "${for_llama[@]}" \
+        --set "tokenizer.vocab_size=$vocabulary"
+    target/release/tinymoe --quiet export "$files/$workload" --to gguf "$files/$workload.gguf" --dtype f32
+done
+for ((round = 1; round <= rounds; round++)); do
+    for workload in "${workloads[@]}"; do
+        bench "$workload" tinymoe >> "$results"
+        bench "$workload" "tinymoe bf16" --set train.precision=bf16 | grep '"train"' >> "$results"
         for implementation in loop grouped dense transformers; do
             "$environment/bin/python" scripts/peers.py "$workload" "$implementation" --threads "$threads" >> "$results"
         done
         "$environment/bin/python" scripts/peers.py "$workload" transformers --mode sample --threads "$threads" >> "$results"
+        if [[ $llama = 1 ]]; then
+            "${LLAMA_PYTHON:-$environment/bin/python}" scripts/llama_decode.py "$workload" "$files/$workload.gguf" \
+                --context "${context[$workload]}" --threads "$threads" >> "$results"
+        fi
         echo "round $round of $rounds: $workload" >&2
     done
 done
@@ -46,15 +71,18 @@ rows = collections.defaultdict(list)
 for line in open(sys.argv[1]):
     row = json.loads(line)
     rows[row["workload"], row["mode"], row["implementation"]].append(row)
-print(f'{"workload":9}{"mode":8}{"implementation":16}{"tokens/s":>10}{"min":>9}{"max":>9}{"tinymoe is":>12}{"memory MB":>11}')
-for (workload, mode, implementation), runs in rows.items():
+print(f'{"workload":9}{"mode":8}{"implementation":16}{"tokens/s":>10}{"min":>9}{"max":>9}{"tinymoe is":>12}{"bf16 is":>9}{"memory MB":>11}')
+for (workload, mode, implementation), runs in sorted(rows.items()):
     speeds = [run["tokens_per_s"] for run in runs]
-    ours = [run["tokens_per_s"] for run in rows[workload, mode, "tinymoe"]]
-    # Round by round, because the machine's speed drifts.
-    ratio = statistics.median(a / b for a, b in zip(ours, speeds))
+
+    def ratio(name):
+        # Round by round, because the machine's speed drifts.
+        ours = [run["tokens_per_s"] for run in rows.get((workload, mode, name), [])]
+        return f"{statistics.median(a / b for a, b in zip(ours, speeds)):.2f}x" if ours else ""
+
     memory = max(run["peak_memory_mb"] for run in runs)
-    note = f'{ratio:.2f}x' if implementation != "tinymoe" else ""
+    notes = ("", "") if implementation.startswith("tinymoe") else (ratio("tinymoe"), ratio("tinymoe bf16"))
     if "share" in runs[0]:
-        note = f'{100 * statistics.median(run["share"] for run in runs):.0f}% peak'
-    print(f'{workload:9}{mode:8}{implementation:16}{statistics.median(speeds):10,.0f}{min(speeds):9,.0f}{max(speeds):9,.0f}{note:>12}{memory:11,}')
+        notes = (f'{100 * statistics.median(run["share"] for run in runs):.0f}% peak', "")
+    print(f'{workload:9}{mode:8}{implementation:16}{statistics.median(speeds):10,.0f}{min(speeds):9,.0f}{max(speeds):9,.0f}{notes[0]:>12}{notes[1]:>9}{memory:11,}')
 PYTHON

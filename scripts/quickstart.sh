@@ -22,4 +22,4 @@ echo "== the first two tokens of $run/routing.jsonl =="
 sed -n '2,3p' "$run/routing.jsonl"
 echo
 echo "== tinymoe inspect $run =="
-"$tinymoe" inspect "$run"
+"$tinymoe" inspect "$run" --out "$run/report"

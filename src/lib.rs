@@ -9,7 +9,7 @@
 //!          -> norm -> head -> cross-entropy (+ balance loss + z-loss)                model, ops
 //!          -> backward -> clip -> optimizer -> checkpoint                            optim, train, checkpoint
 //! checkpoint -> sampler (same weights, KV cache) -> text + routing log               sample, routing
-//! checkpoint + text -> routing statistics -> terminal summary, JSON                  routing
+//! checkpoint + text -> routing report -> terminal summary, JSON, page                   routing
 //! ```
 //!
 //! # Dimension key

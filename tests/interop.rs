@@ -25,6 +25,11 @@ const KINDS: [&str; 7] = ["qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "glm4_mo
 /// Far below the smallest difference between two logits of a golden, far above f32's rounding.
 const TOLERANCE: f32 = 1e-5;
 
+/// A file's tensors: dtype, shape and bytes.
+type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+/// Shape and numbers of a tensor.
+type Numbers = (Vec<usize>, Vec<f32>);
+
 /// What transformers computed for one model.
 struct Golden {
     config: Value,
@@ -201,7 +206,7 @@ fn refusal(damage: impl Fn(&Path)) -> (u8, String) {
 #[test]
 fn damaged_or_incomplete_models_are_refused_and_what_is_wrong_is_named() {
     let shard = |folder: &Path| folder.join("model-00002-of-00002.safetensors");
-    let rewrite = |folder: &Path, edit: fn(&mut BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>)| {
+    let rewrite = |folder: &Path, edit: fn(&mut Tensors)| {
         let bytes = fs::read(shard(folder)).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let entry =
@@ -236,7 +241,7 @@ fn damaged_or_incomplete_models_are_refused_and_what_is_wrong_is_named() {
             });
         }),
         ("holds NaN at index 0", 4, &|folder| {
-            let nan = |tensors: &mut BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>| {
+            let nan = |tensors: &mut Tensors| {
                 tensors.get_mut("model.norm.weight").unwrap().2[..2].copy_from_slice(&bf16::NAN.to_le_bytes());
             };
             rewrite(folder, nan);
@@ -267,7 +272,7 @@ fn damaged_or_incomplete_models_are_refused_and_what_is_wrong_is_named() {
 }
 
 /// Reads a GGUF back: its metadata, and its tensors by name as f32 with their shapes.
-fn read_gguf(path: &Path) -> (HashMap<String, GgufValue>, BTreeMap<String, (Vec<usize>, Vec<f32>)>) {
+fn read_gguf(path: &Path) -> (HashMap<String, GgufValue>, BTreeMap<String, Numbers>) {
     let mut file = File::open(path).unwrap();
     let content = Content::read(&mut file).unwrap();
     let tensors = content.tensor_infos.keys().map(|name| {

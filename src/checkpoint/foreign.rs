@@ -59,12 +59,13 @@ pub fn load(directory: &Path) -> Result<(Transformer, Tokenizer)> {
     Ok((model, tokenizer))
 }
 
-/// Tensors that the forward pass does not use: tables that older versions stored, a head that is the embedding, and the
-/// layers behind the last one, with which GLM-4.5 guesses further tokens.
+/// Tensors that the forward pass does not use: tables that older versions stored, a head that is the embedding, the noise
+/// of our own noisy gates, and the layers behind the last one, with which GLM-4.5 guesses further tokens.
 fn is_passed_over(name: &str, model_type: &str, layers: usize) -> bool {
     let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()).and_then(|n| n.parse().ok());
     let behind_the_last = model_type == "glm4_moe" && layer.is_some_and(|layer: usize| layer >= layers);
-    name.ends_with("rotary_emb.inv_freq") || name == "lm_head.weight" || behind_the_last
+    let unused = ["rotary_emb.inv_freq", ".mlp.gate.noise_weight"].iter().any(|end| name.ends_with(end));
+    unused || name == "lm_head.weight" || behind_the_last
 }
 
 fn read_json(directory: &Path, name: &str) -> Result<Vec<u8>> {

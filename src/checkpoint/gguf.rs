@@ -6,6 +6,7 @@
 
 use super::hf;
 use crate::config::{ModelConfig, RouterConfig};
+use crate::model::parameters::Parameter;
 use crate::model::transformer::Transformer;
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, bail, ensure};
@@ -239,7 +240,9 @@ fn weights(architecture: &str, transformer: &Transformer) -> Result<Vec<Weight>>
     let model = &transformer.model;
     let values = transformer.parameters.values();
     let mut weights: Vec<Weight> = Vec::new();
-    for parameter in transformer.parameters.list() {
+    // The scores' noise has a part in training only.
+    let is_used = |parameter: &&Parameter| !parameter.name.ends_with(".mlp.gate.noise_weight");
+    for parameter in transformer.parameters.list().iter().filter(is_used) {
         let mut data = values[parameter.range.clone()].to_vec();
         let mut shape = parameter.shape.clone();
         let (name, expert) = rename(&parameter.name, architecture)?;
@@ -314,7 +317,6 @@ fn rename(ours: &str, architecture: &str) -> Result<(String, Option<usize>)> {
         ("mlp.shared_experts.up_proj", _) => "ffn_up_shexp",
         ("mlp.shared_experts.down_proj", _) => "ffn_down_shexp",
         ("mlp.shared_expert_gate", _) => "ffn_gate_inp_shexp",
-        // Noise of the scores has a part in training only.
         _ => bail!(unknown()),
     };
     Ok((format!("blk.{layer}.{name}.{kind}"), expert))

@@ -22,7 +22,6 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::{Map, json};
 use std::ffi::OsString;
-use std::fmt::Display;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -196,9 +195,8 @@ impl Trained {
             .ok()
             .and_then(|checkpoint| Some(checkpoint.parent()?.parent()?.join("config.toml")));
         let Some(path) = run.filter(|path| path.exists()) else { return Ok(None) };
-        let unusable = |error: &dyn Display| Failure::Usage(format!("cannot read {}: {error}", path.display()));
-        let text = fs::read_to_string(&path).map_err(|error| unusable(&error))?;
-        Ok(Some(toml::from_str(&text).map_err(|error| unusable(&error))?))
+        // Over the defaults, so that a run of an older version is read, too.
+        crate::config::load(&path, &[]).map(Some)
     }
 
     /// The first line of a routing log.

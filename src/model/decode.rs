@@ -58,6 +58,9 @@ impl<'a> Decoder<'a> {
 
     /// This sequence `count` times, to be continued in different ways.
     pub fn repeat(mut self, count: usize) -> Self {
+        if count == 1 {
+            return self;
+        }
         for cache in &mut self.caches {
             cache.keys = cache.keys.repeat(count);
             cache.values = cache.values.repeat(count);

@@ -10,8 +10,11 @@ use super::gemm::Precision;
 use super::matmul::{Mat, MatMut, Store, matmul, scaled_matmul};
 use super::{pool, simd};
 
-/// Query rows whose scores exist at a time.
-const BLOCK: usize = 64;
+/// Query rows whose scores exist at a time. Half of a block on the diagonal is computed in vain, so that short contexts
+/// want small blocks.
+fn block_rows(time: usize) -> usize {
+    (time / 2).next_multiple_of(8).clamp(8, 64)
+}
 
 /// The sizes of an attention problem.
 #[derive(Clone, Copy, Debug)]
@@ -63,8 +66,8 @@ pub fn forward(shape: Shape, heads_BHTC: &[f32], out_BHTC: &mut [f32], lse_BHT: 
         let sequence = &heads_BHTC[batch * shape.all_heads() * len..][..shape.all_heads() * len];
         let q_TC = &sequence[head * len..][..len];
         let (k_TC, v_TC) = shape.key_value(sequence, head / shape.heads_per_kv());
-        let mut scores = Buffer::any(BLOCK * time);
-        for start in (0..time).step_by(BLOCK) {
+        let mut scores = Buffer::any(block_rows(time) * time);
+        for start in (0..time).step_by(block_rows(time)) {
             let (rows, keys) = block(start, time);
             let q = Mat::new(&q_TC[start * channels..], rows, channels);
             let k = Mat::new(k_TC, keys, channels);
@@ -97,7 +100,7 @@ pub fn forward(shape: Shape, heads_BHTC: &[f32], out_BHTC: &mut [f32], lse_BHT: 
 
 /// The query rows of the block that starts at `start`, and the keys that its last row sees.
 fn block(start: usize, time: usize) -> (usize, usize) {
-    let rows = BLOCK.min(time - start);
+    let rows = block_rows(time).min(time - start);
     (rows, start + rows)
 }
 
@@ -146,8 +149,9 @@ fn backward_head(
     let index = batch * heads + head;
     let (out_TC, dout_TC) = (&saved.out_BHTC[index * len..][..len], &saved.dout_BHTC[index * len..][..len]);
     let lse_T = &saved.lse_BHT[index * time..][..time];
-    let (mut p, mut ds) = (Buffer::any(BLOCK * time), Buffer::any(BLOCK * time));
-    for start in (0..time).step_by(BLOCK) {
+    let block_len = block_rows(time) * time;
+    let (mut p, mut ds) = (Buffer::any(block_len), Buffer::any(block_len));
+    for start in (0..time).step_by(block_rows(time)) {
         let (rows, keys) = block(start, time);
         let block_rows = start * channels..(start + rows) * channels;
         let q = Mat::new(&q_TC[block_rows.clone()], rows, channels);

@@ -3,8 +3,9 @@
 //! Findings of different kinds compare by their evidence in bits. For "expert e handles this kind of token": n I of the
 //! two-by-two table of tokens, of that kind or not, served by e or not (half of Dunning's log-likelihood ratio, in bits).
 //! For a rate that differs from chance (repetition, an idle or overrun expert): n D(rate || chance), with D the
-//! Kullback-Leibler divergence of two coins. For a mean that differs from 0 (a knockout): z^2 / 2 nats. All grow with the
-//! size of the effect and with the number of tokens that show it.
+//! Kullback-Leibler divergence of two coins. For a knockout: the bits that the whole text costs more without the expert,
+//! N times the change of its cross-entropy. All grow with the size of the effect and with the number of tokens that show
+//! it.
 //!
 //! What counts at all: tokens above the vocabulary's minimum; at least 20 tokens of a class; domains whose information
 //! is beyond 95% of the permutations; a lift of 1.5 and a z of 5; a cost of 0.005 nats. One finding for each expert and for each subject.
@@ -142,7 +143,7 @@ pub fn facts(layers: &[LayerReport], classes: &[ClassTotals], domains: &[DomainT
         }
         findings.extend(load_finding(layer, index, all));
         findings.push(repetition_finding(layer, index));
-        findings.extend(importance_finding(layer, index));
+        findings.extend(importance_finding(layer, index, all));
     }
     findings.sort_by(|a, b| b.evidence.total_cmp(&a.evidence));
     let mut chosen: Vec<Finding> = Vec::new();
@@ -212,12 +213,12 @@ fn load_finding(layer: &LayerReport, index: usize, all: u64) -> Option<Finding> 
         text,
     };
     if dead > 0 {
-        let plural = if dead == 1 { "expert is" } else { "experts are" };
+        let are = if dead == 1 { "is" } else { "are" };
         let evidence = pairs * divergence(0.0, even) * dead as f64;
         return Some(finding(
             None,
             evidence,
-            format!("Layer {number}: {dead} of {experts} {plural} dead: no token goes there"),
+            format!("Layer {number}: {dead} of {experts} experts {are} dead: no token goes there"),
         ));
     }
     let (busiest, &share) = layer.load.share.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
@@ -250,7 +251,7 @@ fn repetition_finding(layer: &LayerReport, index: usize) -> Finding {
 }
 
 /// The expert whose loss costs most.
-fn importance_finding(layer: &LayerReport, index: usize) -> Option<Finding> {
+fn importance_finding(layer: &LayerReport, index: usize, all: u64) -> Option<Finding> {
     let Losses { delta, standard_error, .. } = &layer.importance.knockout.as_ref()?.renormalised;
     let (expert, &cost) = delta.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
     let z = cost / standard_error[expert].max(f64::MIN_POSITIVE);
@@ -259,7 +260,7 @@ fn importance_finding(layer: &LayerReport, index: usize) -> Option<Finding> {
         layer: index,
         expert: Some(expert),
         subject: "importance".into(),
-        evidence: z * z / 2.0 / std::f64::consts::LN_2,
+        evidence: all as f64 * cost / std::f64::consts::LN_2,
         z: Some(z),
         text: format!("Without layer {}'s expert {expert} the loss rises by {cost:.3} nats per token", layer.layer),
     })

@@ -298,3 +298,76 @@ fn hex(expert: usize) -> String {
     let (r, g, b) = expert_colour(expert);
     format!("#{r:02x}{g:02x}{b:02x}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::facts::Measure;
+    use super::super::importance::Losses;
+    use super::*;
+    use crate::config::{Config, TokenizerConfig, TokenizerKind};
+    use crate::dataset::Part;
+
+    /// A text of digits and words whose digits all go to expert 2, and whose other tokens to 0 and 1 in turn.
+    fn planted(knockouts: Option<Vec<Knockouts>>) -> Report {
+        let kind = TokenizerKind::Bytes;
+        let tokenizer =
+            Tokenizer::from_config(&TokenizerConfig { kind, vocab_size: 0, path: String::new() }, &[]).unwrap();
+        let mut config = Config::default();
+        config.model.num_experts = 4;
+        config.model.num_experts_per_tok = 1;
+        config.model.num_hidden_layers = 1;
+        config.model.max_position_embeddings = 16;
+        let model = Transformer::blank(&config.model, &config.router, tokenizer.vocab_size()).unwrap();
+        let text = "zébra 4711 zorro\n".repeat(40);
+        let parts = [Part { domain: "d", text: &text }];
+        let tokens = Tokens::encode(&parts, &tokenizer).unwrap();
+        let excerpts = super::super::excerpt_positions(&tokens, 1);
+        let mut trace = Trace::record(&model, &tokens, &excerpts, |_| Ok(())).unwrap();
+        for (position, expert) in trace.layers[0].experts_NK.iter_mut().enumerate() {
+            let is_digit = tokenizer.token_bytes(tokens.ids[position])[0].is_ascii_digit();
+            *expert = if is_digit { 2 } else { (position % 2) as u16 };
+        }
+        let traced =
+            Traced { model: &model, tokenizer: &tokenizer, tokens: &tokens, trace: &trace, excerpts: &excerpts };
+        Report::new(&traced, Context { names: vec!["talk.txt".into()], knockouts, ..Context::default() })
+    }
+
+    #[test]
+    fn a_planted_specialist_leads_the_facts_and_a_dead_expert_is_named() {
+        let report = planted(None);
+        let first = &report.facts[0];
+        assert_eq!((first.measure, first.layer, first.expert), (Measure::Class, Some(0), Some(2)));
+        // Four of the 18 bytes of a line.
+        assert_eq!(first.text, "Layer 0, expert 2 handles 100% of numbers and dates (22% of all tokens come here)");
+        assert!(report.facts.iter().any(|fact| fact.text.contains("1 of 4 experts is dead")), "{:?}", report.facts);
+        assert_eq!(report.layers[0].labels[2], "numbers and dates");
+        assert_eq!((report.layers[0].labels[3].as_str(), &report.layers[0].load.dead[..]), ("", &[3][..]));
+    }
+
+    #[test]
+    fn an_expert_that_the_text_cannot_do_without_outweighs_a_preference() {
+        // Digits are 2 of 9 bytes: 720 times 0.764 bits for telling them. One nat a token is more.
+        let losses =
+            Losses { delta: vec![0.001, 1.0, 0.5, 0.0], standard_error: vec![0.01; 4], by_domain: vec![vec![None; 4]] };
+        let report = planted(Some(vec![Knockouts { renormalised: losses.clone(), zeroed: losses }]));
+        let first = &report.facts[0];
+        assert_eq!(first.text, "Without layer 0's expert 1 the loss rises by 1.000 nats per token");
+        assert!((first.evidence - 720.0 / std::f64::consts::LN_2).abs() < 1e-6 && first.z == Some(100.0), "{first:?}");
+        assert!((report.facts[1].evidence - 720.0 * 0.764_204_5).abs() < 0.01, "{:?}", report.facts[1]);
+    }
+
+    #[test]
+    fn an_excerpt_gives_the_text_back_with_a_choice_and_a_gate_for_each_token() {
+        let report = planted(None);
+        let excerpt = &report.texts[0];
+        assert_eq!((excerpt.name.as_str(), excerpt.domain.as_str()), ("talk.txt", "d"));
+        assert_eq!(excerpt.tokens.concat(), "zébra 4711 zorro\n".repeat(40));
+        assert_eq!(&excerpt.tokens[..3], ["z", "", "é"], "a character is in the last of its tokens");
+        assert_eq!(&excerpt.experts[7..11], [2; 4]);
+        // All weights are zero: each of four experts has a quarter.
+        assert!(excerpt.gates.iter().all(|&gate| gate == 25 || gate == 100), "{:?}", excerpt.gates);
+        assert_eq!(excerpt.logprob[0], None);
+        let uniform = -(report.model.vocabulary as f32).ln();
+        assert!(excerpt.logprob[1..].iter().all(|logprob| (logprob.unwrap() - uniform).abs() < 1e-4));
+    }
+}

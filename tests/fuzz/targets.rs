@@ -9,7 +9,10 @@ use tinymoe::routing::log::read_log;
 use tinymoe::tokenizer::Tokenizer;
 use tinymoe::transcript::{ReadOptions, parse};
 
-pub const TARGETS: [(&str, fn(&[u8])); 5] = [
+/// A target's name and its function.
+pub type Target = (&'static str, fn(&[u8]));
+
+pub const TARGETS: [Target; 5] = [
     ("config", config),
     ("tokenizer", tokenizer),
     ("checkpoint", checkpoint),

@@ -1,5 +1,8 @@
 //! Blocks, panels and tiles of a product; see [`super`].
 
+// Loops over tiles count, so that they read like the tile and are unrolled into registers.
+#![expect(clippy::needless_range_loop)]
+
 use super::lanes::{Avx2, Avx512, Avx512Bf16, Lanes};
 use super::{Operand, Problem, pack};
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

@@ -1,5 +1,8 @@
 //! Products of a matrix with one vector: bound by reading the matrix, whose rows stand one after the other.
 
+// See the tiles.
+#![expect(clippy::needless_range_loop)]
+
 use super::lanes::{Avx2, Avx512, Lanes};
 
 /// Rows that are multiplied at a time: their sums hide each other's latency, and the vector is read once for all.

@@ -26,12 +26,8 @@ function card(expert) {
       el(
         "p",
         {},
-        label ? el("strong", {}, label) : el("span", { class: "hint" }, "nothing in particular"),
-        el(
-          "small",
-          {},
-          load === 0 ? "dead: no token reaches it" : `${percent(load)} of the work, ${times(load * E)} even`,
-        ),
+        label ? el("strong", {}, label) : el("span", { class: "hint" }, load === 0 ? "dead" : "nothing in particular"),
+        el("small", {}, load === 0 ? "no token reaches it" : `${percent(load)} of the work, ${times(load * E)} even`),
       ),
     ),
     load === 0
@@ -115,7 +111,7 @@ function contexts(tokens) {
     .slice(0, 4)
     .map((token) => token.contexts[0]);
   if (!examples.length) return null;
-  const plain = (text) => visible(text).replace(/␣/g, " ");
+  const plain = (text) => (text === "" ? "" : visible(text).replace(/␣/g, " "));
   return [
     el("h3", {}, "In context"),
     examples.map(([before, token, after]) =>
@@ -139,7 +135,7 @@ function drawComparisons() {
       el(
         "div",
         {},
-        el("h3", {}, `${comparison.a} beside ${comparison.b}`),
+        el("h3", {}, `${runName(comparison.a)} beside ${runName(comparison.b)}`),
         sideBySide(comparison),
         comparison.layers.map((layer) => matchedExperts(comparison, layer)),
       ),
@@ -147,25 +143,32 @@ function drawComparisons() {
   );
 }
 
+/** "runs/quickstart/checkpoints/step-000500" as "quickstart step-000500". */
+function runName(path) {
+  return path.replace("/checkpoints/", " ").split("/").pop();
+}
+
 /** The facts of both that are numbers, as a table. */
 function sideBySide({ a, b, a_facts, b_facts }) {
   const keys = Object.keys(a_facts ?? {}).filter((key) => typeof a_facts[key] === "number");
   if (!keys.length) return null;
-  const value = (x) => (Number.isInteger(x) ? count(x) : fixed(x, 4));
+  const value = (x) => (Number.isInteger(x) ? count(x) : fixed(x, 3));
   return table(
     "The runs in numbers",
     [
       { title: "", number: false, cell: (key) => key.replaceAll("_", " ") },
-      { title: a, cell: (key) => value(a_facts[key]) },
-      { title: b, cell: (key) => value(b_facts?.[key]) },
+      { title: runName(a), cell: (key) => value(a_facts[key]) },
+      { title: runName(b), cell: (key) => value(b_facts?.[key]) },
     ],
     keys,
   );
 }
 
 function matchedExperts({ unit }, { a, b, pairs, mean, expected }) {
-  const number = (expert) => (missing(expert) ? "–" : badge(expert));
-  const sorted = pairs.slice().sort((p, q) => (q.similarity ?? -1) - (p.similarity ?? -1));
+  const matched = pairs
+    .filter((pair) => !missing(pair.a) && !missing(pair.b))
+    .sort((p, q) => q.similarity - p.similarity);
+  const alone = pairs.filter((pair) => missing(pair.a) || missing(pair.b)).map((pair) => pair.a ?? pair.b);
   return el(
     "div",
     {},
@@ -177,17 +180,20 @@ function matchedExperts({ unit }, { a, b, pairs, mean, expected }) {
     el(
       "div",
       { class: "pairs" },
-      sorted.map((pair) =>
+      matched.map((pair) =>
         el(
           "span",
           { "data-tip": `shared ${percent(pair.similarity)}, by chance ${percent(pair.expected)}` },
-          number(pair.a),
+          badge(pair.a),
           " ↔ ",
-          number(pair.b),
+          badge(pair.b),
           " ",
           el("small", {}, percent(pair.similarity, 0)),
         ),
       ),
     ),
+    alone.length
+      ? el("p", { class: "caption" }, `Without a partner, as one has more experts: ${alone.join(", ")}.`)
+      : null,
   );
 }

@@ -4,11 +4,17 @@
 // is empty, what it is called.
 
 const tooltip = el("div", { id: "tooltip", role: "status", hidden: true });
+let tipTarget = null;
 
 function showTip(target, text) {
+  tipTarget = target;
   tooltip.textContent = text;
   tooltip.hidden = false;
-  const box = target.getBoundingClientRect();
+  placeTip();
+}
+
+function placeTip() {
+  const box = tipTarget.getBoundingClientRect();
   const tip = tooltip.getBoundingClientRect();
   const left = clamp(
     box.left + box.width / 2 - tip.width / 2,
@@ -31,7 +37,10 @@ function followTips() {
   document.addEventListener("pointerover", show);
   document.addEventListener("focusin", show);
   document.addEventListener("focusout", hideTip);
-  document.addEventListener("scroll", hideTip, { passive: true });
+  // What has the focus may still be scrolling into view; what is under the pointer moves away from it.
+  const scrolled = () =>
+    document.activeElement.contains(tipTarget) && document.activeElement !== document.body ? placeTip() : hideTip();
+  document.addEventListener("scroll", scrolled, { passive: true, capture: true });
 }
 
 // ---- Roving focus: one tab stop for many items, arrow keys between them
@@ -170,7 +179,7 @@ function spread(positions, gap, low, high) {
   return out;
 }
 
-/** Lines over steps, named at their right ends. `series`: [{name, points: [[x, y]], class, text?}]. */
+/** Lines over steps, named at their right ends. `series`: [{name, points: [[x, y]], class, dots?, level?}]. */
 function lineChart({ name, series, x, y, width, height = 260, yLow, yHigh, format = fixed, labels = 120 }) {
   series = series.map((s) => ({ ...s, points: s.points.filter((p) => !missing(p[1])) })).filter((s) => s.points.length);
   const xs = series.flatMap((s) => s.points.map((p) => p[0]));
@@ -221,12 +230,13 @@ function readable(chart, { series, box, px, x, format }) {
   const cursor = svg("line", { class: "cursor", y1: box.top, y2: box.bottom, visibility: "hidden" });
   chart.append(cursor);
   let at = steps.length - 1;
-  const nearest = (points, step) => points.reduce((a, b) => (Math.abs(b[0] - step) < Math.abs(a[0] - step) ? b : a));
+  const valueAt = (s, step) => (s.level ? s.points[0] : s.points.find((point) => point[0] === step));
   const show = () => {
     const position = px(steps[at]);
     for (const end of ["x1", "x2"]) cursor.setAttribute(end, position);
     cursor.setAttribute("visibility", "visible");
-    const lines = series.map((s) => `${s.name}: ${format(nearest(s.points, steps[at])[1])}`);
+    const known = series.filter((s) => valueAt(s, steps[at]));
+    const lines = known.map((s) => `${s.name}: ${format(valueAt(s, steps[at])[1])}`);
     showTip(cursor, [`${x} ${count(steps[at])}`, ...lines].join("\n"));
   };
   const hide = () => {

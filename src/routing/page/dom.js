@@ -53,7 +53,12 @@ const descending = (values) => range(values.length).sort((a, b) => values[b] - v
 
 const missing = (x) => x === null || x === undefined || Number.isNaN(x);
 const fixed = (x, digits = 2) => (missing(x) ? "–" : x.toFixed(digits).replace("-", "−"));
-const signed = (x, digits = 3) => (missing(x) ? "–" : (x >= 0 ? "+" : "") + fixed(x, digits));
+const signed = (x, digits = 3) => {
+  if (missing(x)) return "–";
+  const text = fixed(x, digits);
+  if (Number(x.toFixed(digits)) === 0) return text.replace("−", "");
+  return x > 0 ? `+${text}` : text;
+};
 const percent = (x, digits = 1) => (missing(x) ? "–" : fixed(100 * x, digits) + "%");
 const times = (x, digits = 2) => (missing(x) ? "–" : fixed(x, digits) + "×");
 const count = (n) => (missing(n) ? "–" : Math.round(n).toLocaleString("en-US"));

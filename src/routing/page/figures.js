@@ -95,7 +95,7 @@ function drawLayers() {
     { title: "… as among equals", cell: (l) => `${fixed(Math.exp(of(l).gate.router_entropy), 1)} of ${E}` },
     { title: "Mean margin", cell: (l) => fixed(of(l).gate.margin_mean, 3) },
     { title: "Margin of the middle 80%", cell: (l) => marginRange(of(l).gate.margin_quantiles) },
-    { title: "Closer than 0.01", cell: (l) => percent(of(l).gate.close) },
+    { title: "Close calls", cell: (l) => percent(of(l).gate.close) },
   ]);
   layersTable("layers-special", "How specialised the experts are", [
     ...(DATA.domains?.length > 1

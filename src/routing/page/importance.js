@@ -50,7 +50,9 @@ function importancePlot(width) {
   const zeroed = knockout?.zeroed.delta;
   const row = E <= 16 ? 26 : 16;
   const box = { left: 44, right: width - (knockout ? 92 : 16), top: 40, bottom: 40 + row * E };
-  const [low, high] = [Math.min(0, ...main, ...(zeroed ?? [])), Math.max(0, ...main, ...(zeroed ?? []))];
+  const reach = main.flatMap((x, e) => [x - 2 * (error?.[e] ?? 0), x + 2 * (error?.[e] ?? 0)]);
+  const shown = [0, ...reach, ...(zeroed ?? [])];
+  const [low, high] = [Math.min(...shown), Math.max(...shown)];
   const px = (v) => box.left + 8 + ((v - low) / (high - low || 1)) * (box.right - box.left - 16);
   const lines = ticks(low, high, Math.max(2, (box.right - box.left) / 110));
   const digits = Math.max(...lines.map((t) => (String(t).split(".")[1] ?? "").length));
@@ -88,8 +90,8 @@ function importancePlot(width) {
       error
         ? svg("line", {
             class: "error",
-            x1: px(Math.max(low, main[e] - 2 * error[e])),
-            x2: px(Math.min(high, main[e] + 2 * error[e])),
+            x1: px(main[e] - 2 * error[e]),
+            x2: px(main[e] + 2 * error[e]),
             y1: y,
             y2: y,
           })

@@ -30,7 +30,7 @@ function drawHead() {
   byId("facts-part").hidden = !facts.length;
   byId("more-facts-part").hidden = facts.length <= LEADING_FACTS;
   byId("footer").textContent =
-    `tinymoe ${run.version ?? ""} · ${run.checkpoint ?? run.name}${missing(run.seed) ? "" : ` · seed ${run.seed}`}`;
+    `tinymoe ${run.version ?? ""} · ${run.checkpoint ?? run.name}${missing(run.seed) ? "" : ` · seed ${run.seed}`} · formulas, sources and how they are tested: docs/routing.md of tinymoe`;
 }
 
 /** A large number to three digits: 2.56 M. */
@@ -115,6 +115,8 @@ function drawFigures() {
 
 /** Fills a fieldset with one radio button an option: the browser brings the arrow keys. */
 function segments(id, names, key) {
+  byId(id).hidden = names.length < 2;
+  if (byId(id).hidden) return;
   const options = names.map((name, i) =>
     el(
       "label",
@@ -129,7 +131,6 @@ function segments(id, names, key) {
     ),
   );
   byId(id).append(el("div", { class: "options" }, options));
-  byId(id).hidden = names.length < 2;
   follow([key], () => (options[state[key]].querySelector("input").checked = true));
 }
 

@@ -199,6 +199,7 @@ function chooseTokensExpert(n) {
 }
 
 function startText() {
+  if (!DATA.texts?.length) return hide("text-section");
   const text = byId("text");
   text.addEventListener("pointerover", (event) => tokenOf(event) !== null && showToken(tokenOf(event)));
   text.addEventListener("pointerleave", () => showToken(reader.pinned));

@@ -21,6 +21,7 @@ function drawTraining() {
         {
           name: "n-gram",
           class: "base",
+          level: true,
           points: missing(ngram)
             ? []
             : [
@@ -111,6 +112,7 @@ function drawSaturation() {
         {
           name: "chance",
           class: "level",
+          level: true,
           points: [
             [checkpoints[0].step, even],
             [last, even],
