@@ -15,14 +15,15 @@ workloads=("$@")
 [[ ${#workloads[@]} -gt 0 ]] || workloads=(w1 w2 w3 w4)
 declare -A context=([w1]=32 [w2]=64 [w3]=256 [w4]=256)
 # What of a run with random weights llama.cpp has to be told: its Qwen3 wants a QK-norm, and a vocabulary of byte pairs.
-for_llama=(--set model.qk_norm=true --set tokenizer.kind=bpe --set train.sample_tokens=0 --set train.max_steps=1)
+for_llama=(--set model.qk_norm=true --set tokenizer.kind=bpe --set train.sample_tokens=0 --set train.max_steps=1
+    --set optimizer.warmup_steps=0)
 
 if [[ ! -x $environment/bin/python ]]; then
     python3 -m venv "$environment"
     "$environment/bin/pip" install --quiet torch transformers numpy
 fi
 if [[ $llama = 1 ]]; then
-    "$environment/bin/python" -c 'import llama_cpp' 2> /dev/null || "$environment/bin/pip" install --quiet llama-cpp-python
+    "${LLAMA_PYTHON:-$environment/bin/python}" -c 'import llama_cpp' 2> /dev/null || "$environment/bin/pip" install --quiet llama-cpp-python
 fi
 cargo build --release --quiet
 files=$(mktemp -d)
