@@ -5,7 +5,6 @@
 
 use super::lanes::{Avx2, Avx512, Avx512Bf16, Lanes};
 use super::{Operand, Problem, pack};
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::cell::RefCell;
 
 /// Words of the summed dimension in a block: a panel of them takes 64 KB, a small part of the second-level cache.
@@ -215,12 +214,6 @@ unsafe fn tile<S: Lanes, const R: usize, const V: usize, const LINES: bool>(
     unsafe {
         let mut sums = [[S::zero(); V]; R];
         let (mut a, mut b) = (left.words, columns.panel);
-        // Gradients are far away in memory: they come while the sums are made.
-        for r in 0..R {
-            for v in 0..V {
-                _mm_prefetch::<_MM_HINT_T0>(to.add(r * problem.c_row_stride + v * S::COUNT).cast());
-            }
-        }
         for _ in 0..columns.words {
             let mut words = [S::load(b); V];
             for v in 1..V {
