@@ -73,6 +73,29 @@ macro_rules! vector_functions {
     };
 }
 
+/// 16 lanes, whatever is multiplied in them.
+macro_rules! avx512_vectors {
+    () => {
+        const COUNT: usize = 16;
+        const ROWS: usize = 12;
+        vector_functions!(
+            __m512,
+            _mm512_setzero_ps,
+            _mm512_loadu_ps,
+            _mm512_set1_ps,
+            _mm512_storeu_ps,
+            _mm512_add_ps,
+            _mm512_mul_ps
+        );
+
+        #[inline(always)]
+        unsafe fn total(sum: __m512) -> f32 {
+            // SAFETY: see the trait.
+            unsafe { _mm512_reduce_add_ps(sum) }
+        }
+    };
+}
+
 /// How f32 numbers become words: they are words.
 macro_rules! f32_words {
     () => {
@@ -100,29 +123,13 @@ macro_rules! f32_words {
 }
 
 impl Lanes for Avx512 {
-    const COUNT: usize = 16;
-    const ROWS: usize = 12;
-    vector_functions!(
-        __m512,
-        _mm512_setzero_ps,
-        _mm512_loadu_ps,
-        _mm512_set1_ps,
-        _mm512_storeu_ps,
-        _mm512_add_ps,
-        _mm512_mul_ps
-    );
+    avx512_vectors!();
     f32_words!();
 
     #[inline(always)]
     unsafe fn multiply_add(a: __m512, b: __m512, sum: __m512) -> __m512 {
         // SAFETY: see the trait.
         unsafe { _mm512_fmadd_ps(a, b, sum) }
-    }
-
-    #[inline(always)]
-    unsafe fn total(sum: __m512) -> f32 {
-        // SAFETY: see the trait.
-        unsafe { _mm512_reduce_add_ps(sum) }
     }
 }
 
@@ -158,18 +165,8 @@ impl Lanes for Avx2 {
 }
 
 impl Lanes for Avx512Bf16 {
-    const COUNT: usize = 16;
-    const ROWS: usize = 12;
     const PER_WORD: usize = 2;
-    vector_functions!(
-        __m512,
-        _mm512_setzero_ps,
-        _mm512_loadu_ps,
-        _mm512_set1_ps,
-        _mm512_storeu_ps,
-        _mm512_add_ps,
-        _mm512_mul_ps
-    );
+    avx512_vectors!();
 
     #[inline(always)]
     unsafe fn multiply_add(a: __m512, b: __m512, sum: __m512) -> __m512 {
@@ -178,12 +175,6 @@ impl Lanes for Avx512Bf16 {
             let pairs = |words| std::mem::transmute::<__m512, __m512bh>(words);
             _mm512_dpbf16_ps(sum, pairs(a), pairs(b))
         }
-    }
-
-    #[inline(always)]
-    unsafe fn total(sum: __m512) -> f32 {
-        // SAFETY: see the trait.
-        unsafe { _mm512_reduce_add_ps(sum) }
     }
 
     #[inline(always)]
