@@ -234,18 +234,15 @@ fn apply_experts_to_few(routed: &Routed, values: &[f32], h_ND: &[f32], x_ND: &mu
     let expert = |pair: usize| &routed.experts[routing.experts_NK[pair] as usize];
     let widest = (0..routing.experts_NK.len()).map(|pair| expert(pair).width).max().unwrap_or(0);
     let mut a_SF = Buffer::any(routing.experts_NK.len() * widest);
-    pool::run_pieces(&mut a_SF, widest, outputs_per_task(2 * hidden).min(PIECE), |gate, pair, first| {
+    pool::run_pieces(&mut a_SF, widest, outputs_per_task(2 * hidden).min(PIECE), |a, pair, first| {
         let (weights, h_D) = (expert(pair), &h_ND[pair / k * hidden..][..hidden]);
-        let count = gate.len().min(weights.width.saturating_sub(first));
-        let (gate, mut up) = (&mut gate[..count], [0.0; PIECE]);
+        let count = a.len().min(weights.width.saturating_sub(first));
+        let mut u = [0.0; 2 * PIECE];
+        let (gate, up) = u[..2 * count].split_at_mut(count);
         let rows = |first: usize| &values[weights.gate_up.clone()][first * hidden..][..count * hidden];
         matrix_vector(rows(first), h_D, gate);
-        matrix_vector(rows(weights.width + first), h_D, &mut up[..count]);
-        simd::vectorized!(|| {
-            for (gate, up) in gate.iter_mut().zip(up) {
-                *gate = *gate * simd::sigmoid(*gate) * up;
-            }
-        });
+        matrix_vector(rows(weights.width + first), h_D, up);
+        simd::vectorized!(|| swiglu::activate(&u[..2 * count], &mut a[..count]));
     });
     pool::run_pieces(x_ND, hidden, outputs_per_task(k * widest).min(PIECE), |x, token, first| {
         let mut y = [0.0; PIECE];

@@ -306,17 +306,15 @@ mod tests {
         }
     }
 
+    fn bytes() -> Tokenizer {
+        let kind = crate::config::TokenizerKind::Bytes;
+        let config = crate::config::TokenizerConfig { kind, vocab_size: 0, path: String::new() };
+        Tokenizer::from_config(&config, &[]).unwrap()
+    }
+
     #[test]
     fn tokens_take_the_class_of_their_first_visible_byte() {
-        let tokenizer = Tokenizer::from_config(
-            &crate::config::TokenizerConfig {
-                kind: crate::config::TokenizerKind::Bytes,
-                vocab_size: 0,
-                path: String::new(),
-            },
-            &[],
-        )
-        .unwrap();
+        let tokenizer = bytes();
         let parts = [crate::dataset::Part { domain: "d", text: "é 7.\n" }];
         let tokens = Tokens::encode(&parts, &tokenizer).unwrap();
         let expected =
@@ -343,15 +341,7 @@ mod tests {
             losses_N: vec![1.0, 2.0, 4.0, 3.0],
             likeliest_N: vec![0; 4],
         };
-        let tokenizer = Tokenizer::from_config(
-            &crate::config::TokenizerConfig {
-                kind: crate::config::TokenizerKind::Bytes,
-                vocab_size: 0,
-                path: String::new(),
-            },
-            &[],
-        )
-        .unwrap();
+        let tokenizer = bytes();
         let totals = class_totals(&trace, &[Number, Start], &classes, &[50, 98, 99, 50, 98], &tokenizer);
         assert_eq!((totals[0].tokens, totals[0].targets, totals[1].tokens, totals[1].targets), (2, 1, 2, 3));
         close(totals[0].loss.unwrap(), 4.0);
