@@ -194,6 +194,7 @@ pub struct TrainConfig {
     pub gradient_accumulation_steps: usize,
     pub max_steps: usize,
     pub precision: Precision,
+    pub token_corruption: f64,
     pub log_interval: usize,
     pub eval_interval: usize,
     pub checkpoint_interval: usize,

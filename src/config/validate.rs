@@ -255,6 +255,8 @@ fn train(rules: &mut Rules, t: &TrainConfig) {
     rules.at_least_1("train.batch_size", t.batch_size);
     rules.at_least_1("train.gradient_accumulation_steps", t.gradient_accumulation_steps);
     rules.at_least_1("train.max_steps", t.max_steps);
+    let corruption = t.token_corruption;
+    rules.within("train.token_corruption", corruption, (0.0..1.0).contains(&corruption), "at least 0 and below 1");
     rules.at_least_1("train.log_interval", t.log_interval);
     rules.at_least_1("train.eval_interval", t.eval_interval);
     rules.at_least_1("train.checkpoint_interval", t.checkpoint_interval);
@@ -490,6 +492,7 @@ mod tests {
             ("optimizer.router_lr_multiplier", |c| &mut c.optimizer.router_lr_multiplier, &[-0.1]),
             ("optimizer.embedding_lr_multiplier", |c| &mut c.optimizer.embedding_lr_multiplier, &[-0.1]),
             ("optimizer.muon_momentum", |c| &mut c.optimizer.muon_momentum, &[-0.1, 1.0]),
+            ("train.token_corruption", |c| &mut c.train.token_corruption, &[-0.1, 1.0]),
             ("train.spike_threshold", |c| &mut c.train.spike_threshold, &[0.0, -1.0]),
             ("train.recompute_fraction", |c| &mut c.train.recompute_fraction, &[-0.1, 1.1]),
         ];
