@@ -65,6 +65,8 @@ const VARIANTS: &[(&str, Change)] = &[
     ("biases", |c| c.model.qkv_bias = true),
     ("partial rotation", |c| c.model.partial_rotary_factor = 0.7),
     ("dropout", |c| c.model.hidden_dropout = 0.3),
+    ("dropout in experts", |c| (c.model.expert_dropout, c.model.n_shared_experts) = (0.3, 1)),
+    ("dropout in a dense layer", |c| (c.model.expert_dropout, c.model.num_experts) = (0.3, 0)),
 ];
 
 struct Case {
@@ -82,7 +84,7 @@ impl Case {
         // Gains, biases and noise weights start as constants; move them, so that mistakes with them show.
         let stream = Stream::new(11, "perturbation", &[]);
         for parameter in model.parameters.list() {
-            if parameter.kind != Kind::Matrix {
+            if !matches!(parameter.kind, Kind::Matrix | Kind::Embedding) {
                 let mut values = model.parameters.values_mut();
                 for index in parameter.range.clone() {
                     values[index] += 0.2 * stream.normal(index as u64) as f32;

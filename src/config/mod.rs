@@ -80,6 +80,8 @@ pub struct ModelConfig {
     #[serde(default)]
     pub zero_init_residual: bool,
     pub hidden_dropout: f64,
+    #[serde(default)]
+    pub expert_dropout: f64,
 }
 
 /// All channels turn where a checkpoint does not say otherwise.

@@ -143,6 +143,8 @@ fn model(rules: &mut Rules, m: &ModelConfig) {
     rules.positive("model.initializer_range", m.initializer_range);
     let fits = (0.0..1.0).contains(&m.hidden_dropout);
     rules.within("model.hidden_dropout", m.hidden_dropout, fits, "at least 0 and below 1; 0 is none");
+    let fits = (0.0..1.0).contains(&m.expert_dropout);
+    rules.within("model.expert_dropout", m.expert_dropout, fits, "at least 0 and below 1; 0 is none");
 }
 
 fn experts(rules: &mut Rules, m: &ModelConfig) {
@@ -475,6 +477,7 @@ mod tests {
             ("model.rms_norm_eps", |c| &mut c.model.rms_norm_eps, &[0.0]),
             ("model.initializer_range", |c| &mut c.model.initializer_range, &[0.0]),
             ("model.hidden_dropout", |c| &mut c.model.hidden_dropout, &[-0.1, 1.0]),
+            ("model.expert_dropout", |c| &mut c.model.expert_dropout, &[-0.1, 1.0]),
             ("router.routed_scaling_factor", |c| &mut c.router.routed_scaling_factor, &[0.0]),
             ("router.router_aux_loss_coef", |c| &mut c.router.router_aux_loss_coef, &[-0.1]),
             ("router.router_z_loss_coef", |c| &mut c.router.router_z_loss_coef, &[-0.1]),
