@@ -393,6 +393,21 @@ fn quantised_weights_stay_within_half_a_step_of_the_exact_ones() {
 }
 
 #[test]
+fn a_weight_that_a_type_cannot_hold_is_refused_by_name() {
+    let model = with_bytes("mixtral", |_| ());
+    let place = model.parameters.list().iter().find(|parameter| parameter.name.ends_with("q_proj.weight")).unwrap();
+    model.parameters.values_mut()[place.range.start] = 1e38;
+    let mut file = std::io::Cursor::new(Vec::new());
+    for dtype in [Stored::F16, Stored::Q8_0, Stored::Q4_0] {
+        let error = gguf::write(&mut file, &model, &bytes(), dtype, "x").unwrap_err().to_string();
+        assert!(error.contains("blk.0.attn_q.weight holds") && error.contains("--dtype f32"), "{dtype:?}: {error}");
+    }
+    for dtype in [Stored::F32, Stored::Bf16] {
+        gguf::write(&mut file, &model, &bytes(), dtype, "x").unwrap();
+    }
+}
+
+#[test]
 fn what_llama_cpp_does_not_compute_is_refused_by_option() {
     type Edit = fn(&mut tinymoe::config::Config);
     let cases: &[(&str, Edit)] = &[
