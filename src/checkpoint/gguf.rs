@@ -190,7 +190,7 @@ fn vocabulary(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Vec<(&'static 
     let words = &json["pre_tokenizer"];
     let is_gpt2 = words["type"] == "ByteLevel" && words["use_regex"] != false && words["add_prefix_space"] != true;
     ensure!(
-        is_gpt2 && json["normalizer"].is_null(),
+        is_gpt2 && json["normalizer"].is_null() && json["decoder"]["type"] == "ByteLevel",
         "llama.cpp cannot tokenize as this model does: only byte-level tokenizers with GPT-2's words are exported, which \
          tokenizer.kind = \"bpe\" and \"bytes\" make"
     );
@@ -212,6 +212,8 @@ fn vocabulary(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Vec<(&'static 
         merges.push(match merge {
             Json::Array(pair) => {
                 let pair: Vec<_> = pair.iter().filter_map(Json::as_str).collect();
+                let is_whole = pair.len() == 2 && !pair.iter().any(|part| part.is_empty() || part.contains(' '));
+                ensure!(is_whole, "llama.cpp divides merges at a space, so it would not understand {merge}");
                 text(&pair.join(" "))
             }
             merge => text(merge.as_str().unwrap_or_default()),
