@@ -32,6 +32,8 @@
 //! | L | layers | `model.num_hidden_layers` |
 //! | V | vocabulary | `tokenizer.vocab_size` |
 
+// Kernels alone may, and each use says why it is sound.
+#![deny(unsafe_code, clippy::undocumented_unsafe_blocks)]
 // Shape suffixes are capital letters: `x_ND` says more than `x_nd`.
 #![allow(non_snake_case)]
 
@@ -44,6 +46,7 @@ pub mod dataset;
 pub mod error;
 pub mod fault;
 pub mod model;
+#[allow(unsafe_code)]
 pub mod ops;
 pub mod optim;
 pub mod random;
