@@ -4,7 +4,7 @@
 
 use crate::dataset::Tokens;
 use crate::model::router::Routing;
-use crate::model::transformer::Transformer;
+use crate::model::transformer::{Passage, Station, Transformer};
 use crate::train::evaluate::{Seen, passes};
 use anyhow::Result;
 use std::ops::Range;
@@ -64,14 +64,23 @@ impl Trace {
         for (positions, pass) in passes(tokens, model.model.max_position_embeddings) {
             let ids_N = &tokens.ids[positions.clone()];
             let targets_N = &tokens.ids[positions.start + 1..positions.end + 1];
-            let (x_ND, routing) = model.sub_layers(0, model.embed(ids_N, pass)?, pass, |_, _| Ok(()))?;
+            let x_ND = model.embed(ids_N, pass)?;
+            let passage = model.sub_layers(Station::Embedding, ids_N, x_ND, pass, |_, _| Ok(()))?;
+            let Passage { x_ND, routing, readings } = passage;
             let loss = model.head.loss(&model.parameters, &x_ND, targets_N, pass)?;
             let likeliest_N = model.head.likeliest(&model.parameters, &x_ND)?;
             for (layer, routing) in trace.layers.iter_mut().zip(&routing) {
                 layer.add(routing, &positions, keep_gates);
             }
             let share = ids_N.len() as f64 / total as f64;
-            observe(&Seen { positions, ids_N, losses_N: &loss.losses_N, routing: &routing, share })?;
+            observe(&Seen {
+                positions,
+                ids_N,
+                losses_N: &loss.losses_N,
+                routing: &routing,
+                readings: &readings,
+                share,
+            })?;
             trace.losses_N.extend_from_slice(&loss.losses_N);
             trace.likeliest_N.extend(likeliest_N);
         }
