@@ -1,6 +1,6 @@
 //! How fast this machine trains and samples a model, and how that compares with what its arithmetic allows.
 //!
-//! A training step is what the trainer does: forward, backward, gradient norm, AdamW. Tokens are random, the model is
+//! A training step is what the trainer does: forward, backward, gradient norm, update. Tokens are random, the model is
 //! freshly initialised. Sampling is greedy, one sequence, with the cache of keys and values.
 
 use crate::config::{Config, ModelConfig, TokenizerKind};
@@ -10,7 +10,7 @@ use crate::model::transformer::Transformer;
 use crate::ops::gemm::Precision;
 use crate::ops::matmul::{Mat, MatMut, Store, matmul};
 use crate::ops::pool;
-use crate::optim::adamw::{AdamW, gradient_norm};
+use crate::optim::{Optimizer, gradient_norm};
 use crate::random::Stream;
 use anyhow::Result;
 use serde::Serialize;
@@ -83,7 +83,7 @@ fn vocab_size(config: &Config) -> usize {
 
 fn train(config: &Config, model: &Transformer, peak_gflop_per_s: f64) -> Result<Training> {
     let (batch, time) = (config.train.batch_size, config.model.max_position_embeddings);
-    let mut optimizer = AdamW::new(&config.optimizer, &model.parameters);
+    let mut optimizer = Optimizer::new(&config.optimizer, config.train.precision, &model.parameters);
     let mut step_times = Vec::new();
     let mut before = times();
     let mut step = 0;

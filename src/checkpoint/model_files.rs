@@ -5,7 +5,7 @@ use super::{Files, corrupt, hf};
 use crate::config::{ModelConfig, estimated_parameters};
 use crate::model::parameters::slices_mut;
 use crate::model::transformer::Transformer;
-use crate::optim::adamw::AdamW;
+use crate::optim::Optimizer;
 use crate::tokenizer::Tokenizer;
 use anyhow::Result;
 use std::ops::Range;
@@ -63,15 +63,20 @@ pub fn decode_weights(files: &Files, model: &Transformer) -> Result<()> {
     decode(files.get("model.safetensors")?, "model.safetensors", &mut slots(model, "", &mut values))
 }
 
-pub fn encode_optimizer(model: &Transformer, optimizer: &AdamW) -> Result<Vec<u8>> {
+/// The moments that the optimizer's rules keep.
+pub fn encode_optimizer(model: &Transformer, optimizer: &Optimizer) -> Result<Vec<u8>> {
     let mut tensors = views(model, "exp_avg.", &optimizer.exp_avg);
-    tensors.extend(views(model, "exp_avg_sq.", &optimizer.exp_avg_sq));
+    let squares = views(model, "exp_avg_sq.", &optimizer.exp_avg_sq).into_iter().zip(model.parameters.list());
+    tensors.extend(squares.filter(|(_, parameter)| optimizer.has_second_moment(parameter)).map(|(view, _)| view));
     encode_tensors(&tensors)
 }
 
-pub fn decode_optimizer(files: &Files, model: &Transformer, optimizer: &mut AdamW) -> Result<()> {
+pub fn decode_optimizer(files: &Files, model: &Transformer, optimizer: &mut Optimizer) -> Result<()> {
+    let has_square: Vec<bool> =
+        model.parameters.list().iter().map(|parameter| optimizer.has_second_moment(parameter)).collect();
     let mut expected = slots(model, "exp_avg.", &mut optimizer.exp_avg);
-    expected.extend(slots(model, "exp_avg_sq.", &mut optimizer.exp_avg_sq));
+    let squares = slots(model, "exp_avg_sq.", &mut optimizer.exp_avg_sq).into_iter().zip(has_square);
+    expected.extend(squares.filter(|(_, has)| *has).map(|(slot, _)| slot));
     decode(files.get("optimizer.safetensors")?, "optimizer.safetensors", &mut expected)
 }
 

@@ -85,6 +85,8 @@ pub struct ModelConfig {
     #[serde(default)]
     pub memory_dim: usize,
     pub initializer_range: f64,
+    #[serde(default)]
+    pub zero_init_residual: bool,
     pub hidden_dropout: f64,
 }
 
@@ -175,9 +177,17 @@ pub enum ScheduleKind {
     Constant,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    AdamW,
+    Muon,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimizerConfig {
+    pub kind: OptimizerKind,
     pub learning_rate: f64,
     pub min_lr_ratio: f64,
     pub schedule: ScheduleKind,
@@ -189,6 +199,8 @@ pub struct OptimizerConfig {
     pub weight_decay: f64,
     pub max_grad_norm: f64,
     pub router_lr_multiplier: f64,
+    pub embedding_lr_multiplier: f64,
+    pub muon_momentum: f64,
 }
 
 /// What to do about a step that went wrong, before any weight is changed by it.

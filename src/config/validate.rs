@@ -265,6 +265,13 @@ fn optimizer(rules: &mut Rules, o: &OptimizerConfig, max_steps: usize) {
     rules.not_negative("optimizer.weight_decay", o.weight_decay);
     rules.not_negative("optimizer.max_grad_norm", o.max_grad_norm);
     rules.not_negative("optimizer.router_lr_multiplier", o.router_lr_multiplier);
+    rules.not_negative("optimizer.embedding_lr_multiplier", o.embedding_lr_multiplier);
+    rules.within(
+        "optimizer.muon_momentum",
+        o.muon_momentum,
+        (0.0..1.0).contains(&o.muon_momentum),
+        "at least 0 and below 1",
+    );
 }
 
 fn train(rules: &mut Rules, t: &TrainConfig) {
@@ -532,6 +539,8 @@ mod tests {
             ("optimizer.weight_decay", |c| &mut c.optimizer.weight_decay, &[-0.1]),
             ("optimizer.max_grad_norm", |c| &mut c.optimizer.max_grad_norm, &[-0.1]),
             ("optimizer.router_lr_multiplier", |c| &mut c.optimizer.router_lr_multiplier, &[-0.1]),
+            ("optimizer.embedding_lr_multiplier", |c| &mut c.optimizer.embedding_lr_multiplier, &[-0.1]),
+            ("optimizer.muon_momentum", |c| &mut c.optimizer.muon_momentum, &[-0.1, 1.0]),
             ("train.spike_threshold", |c| &mut c.train.spike_threshold, &[0.0, -1.0]),
             ("train.recompute_fraction", |c| &mut c.train.recompute_fraction, &[-0.1, 1.1]),
         ];

@@ -44,7 +44,7 @@ impl Attention {
         let ModelConfig { hidden_size, num_attention_heads, num_key_value_heads, head_dim, .. } = *model;
         let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
         let normal = Init::Normal(model.initializer_range);
-        let residual = Init::Normal(model.initializer_range / (2.0 * model.num_hidden_layers as f64).sqrt());
+        let residual = Init::residual(model);
         let gain = Init::Constant(1.0);
         let norm = layout.add(name("input_layernorm"), &[hidden_size], Kind::Gain, gain);
         let mut projection =

@@ -66,7 +66,7 @@ impl ExpertWeights {
     fn new(layout: &mut Layout, model: &ModelConfig, prefix: &str, width: usize) -> Self {
         let hidden = model.hidden_size;
         let normal = Init::Normal(model.initializer_range);
-        let residual = Init::Normal(model.initializer_range / (2.0 * model.num_hidden_layers as f64).sqrt());
+        let residual = Init::residual(model);
         let mut add = |part: &str, shape: [usize; 2], init| {
             layout.add(format!("{prefix}.{part}_proj.weight"), &shape, Kind::Matrix, init)
         };
@@ -130,7 +130,7 @@ impl FeedForward {
             let weights = ExpertWeights::new(layout, model, &format!("{mlp}.shared_experts"), width);
             let gate = model.shared_expert_gate.then(|| {
                 let name = format!("{mlp}.shared_expert_gate.weight");
-                layout.add(name, &[1, model.hidden_size], Kind::Matrix, Init::Normal(model.initializer_range))
+                layout.add(name, &[1, model.hidden_size], Kind::Router, Init::Normal(model.initializer_range))
             });
             Some(Shared { weights, gate })
         } else {

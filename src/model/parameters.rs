@@ -1,6 +1,7 @@
 //! The weights: one flat buffer, with names and shapes for its parts, and a flat gradient beside it. The optimizer,
 //! the checkpoint and every kernel work on slices of these buffers.
 
+use crate::config::ModelConfig;
 use crate::ops::buffer::prefer_large_pages;
 use crate::random::Stream;
 use std::ops::Range;
@@ -9,9 +10,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 /// What a parameter is, which decides how the optimizer treats it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A weight matrix or an embedding: decayed.
+    /// A weight matrix: decayed.
     Matrix,
-    /// A matrix of the router: decayed, with a learning rate of its own.
+    /// The embedding or the output head: decayed, with a learning rate of its own.
+    Embedding,
+    /// A matrix of the router, or the gate of the shared experts: decayed, with a learning rate of its own.
     Router,
     /// A gain or bias vector: not decayed.
     Gain,
@@ -27,6 +30,16 @@ pub enum Init {
     /// Normal with this standard deviation, truncated at two of them.
     Normal(f64),
     Constant(f32),
+}
+
+impl Init {
+    /// For matrices whose result is added to the residual stream: L layers add 2 L of them.
+    pub fn residual(model: &ModelConfig) -> Self {
+        match model.zero_init_residual {
+            true => Init::Constant(0.0),
+            false => Init::Normal(model.initializer_range / (2.0 * model.num_hidden_layers as f64).sqrt()),
+        }
+    }
 }
 
 /// One named tensor inside the flat buffer.

@@ -86,7 +86,8 @@ impl Transformer {
         let mut layout = Layout::default();
         let hidden = model.hidden_size;
         let normal = Init::Normal(model.initializer_range);
-        let embedding_VD = layout.add("model.embed_tokens.weight".into(), &[vocab_size, hidden], Kind::Matrix, normal);
+        let embedding_VD =
+            layout.add("model.embed_tokens.weight".into(), &[vocab_size, hidden], Kind::Embedding, normal);
         let rotary = Arc::new(RotaryTable::new(model.max_position_embeddings, model.rotary_dim(), model.rope_theta));
         let layers = (0..model.num_hidden_layers)
             .map(|layer| Layer {
@@ -99,7 +100,7 @@ impl Transformer {
         let weight_VD = if model.tie_word_embeddings {
             embedding_VD.clone()
         } else {
-            layout.add("lm_head.weight".into(), &[vocab_size, hidden], Kind::Matrix, normal)
+            layout.add("lm_head.weight".into(), &[vocab_size, hidden], Kind::Embedding, normal)
         };
         Ok(Self {
             model: model.clone(),

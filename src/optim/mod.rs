@@ -1,4 +1,225 @@
-//! What turns gradients into better weights: [`adamw`], its learning-rate [`schedule`], and clipping by global norm.
+//! What turns gradients into better weights: clipping by global norm (Pascanu et al. 2013), then for each weight the
+//! rule of its kind, [`adamw`] or, for matrices if so configured, [`muon`]; and the learning-rate [`schedule`].
 
-pub mod adamw;
+mod adamw;
+mod muon;
 pub mod schedule;
+
+use crate::config::{OptimizerConfig, OptimizerKind};
+use crate::model::parameters::{Kind, Parameter, Parameters};
+use crate::ops::buffer::prefer_large_pages;
+use crate::ops::gemm::Precision;
+use crate::ops::{pool, simd};
+
+/// Numbers in one task of an element-wise rule.
+const CHUNK: usize = 1 << 15;
+
+/// The optimizer's state: one or two moments for every weight.
+pub struct Optimizer {
+    config: OptimizerConfig,
+    /// Of the products in Muon.
+    precision: Precision,
+    /// Steps taken: t in the bias correction.
+    pub steps: u64,
+    /// Exponential average of the gradient, laid out like the parameters.
+    pub exp_avg: Vec<f32>,
+    /// That of its square; unused where [`Optimizer::has_second_moment`] says so.
+    pub exp_avg_sq: Vec<f32>,
+}
+
+/// A part of the weights that one thread moves, with what moves them.
+enum Task<'a> {
+    AdamW { rule: adamw::Rule, values: &'a mut [f32], gradients: &'a mut [f32], moments: [&'a mut [f32]; 2] },
+    Muon { rule: muon::Rule, values: &'a mut [f32], gradients: &'a mut [f32], momentum: &'a mut [f32] },
+}
+
+impl Optimizer {
+    pub fn new(config: &OptimizerConfig, precision: Precision, parameters: &Parameters) -> Self {
+        let len = parameters.values().len();
+        let (exp_avg, exp_avg_sq) = (vec![0.0; len], vec![0.0; len]);
+        prefer_large_pages(&exp_avg);
+        prefer_large_pages(&exp_avg_sq);
+        Self { config: config.clone(), precision, steps: 0, exp_avg, exp_avg_sq }
+    }
+
+    /// Whether the rule for this parameter keeps an average of squares.
+    pub fn has_second_moment(&self, parameter: &Parameter) -> bool {
+        !self.is_muon(parameter)
+    }
+
+    fn is_muon(&self, parameter: &Parameter) -> bool {
+        self.config.kind == OptimizerKind::Muon && parameter.kind == Kind::Matrix
+    }
+
+    /// Moves every weight by its gradient and clears the gradients. `gradient_norm` is that of
+    /// [`gradient_norm`]; where it exceeds the configured maximum, gradients are scaled down to it.
+    pub fn step(&mut self, parameters: &Parameters, learning_rate: f64, gradient_norm: f64) {
+        self.steps += 1;
+        let mut values = parameters.values_mut();
+        let mut gradients = parameters.gradients();
+        let (mut matrices, mut chunks) = (Vec::new(), Vec::new());
+        let clips = self.config.max_grad_norm > 0.0 && gradient_norm > self.config.max_grad_norm;
+        let clip = if clips { (self.config.max_grad_norm / gradient_norm) as f32 } else { 1.0 };
+        let (config, precision, steps) = (&self.config, self.precision, self.steps);
+        let mut slices = [&mut values[..], &mut gradients[..], &mut self.exp_avg[..], &mut self.exp_avg_sq[..]];
+        for parameter in parameters.list() {
+            let mut own = slices.each_mut().map(|slice| {
+                slice.split_off_mut(..parameter.range.len()).expect("buffers are as long as the parameters")
+            });
+            let learning_rate = learning_rate * multiplier(config, parameter.kind);
+            match parameter.kind {
+                Kind::State => (),
+                Kind::Matrix if config.kind == OptimizerKind::Muon => {
+                    let rule = muon::Rule::new(config, &parameter.shape, learning_rate, clip, precision);
+                    let [values, gradients, momentum, _] = own;
+                    matrices.push(Task::Muon { rule, values, gradients, momentum });
+                }
+                kind => {
+                    let rule = adamw::Rule::new(config, steps, kind, learning_rate, clip);
+                    while !own[0].is_empty() {
+                        let count = own[0].len().min(CHUNK);
+                        let chunk = own.each_mut().map(|slice| slice.split_off_mut(..count).expect("count is within"));
+                        let [values, gradients, first, second] = chunk;
+                        chunks.push(Task::AdamW { rule, values, gradients, moments: [first, second] });
+                    }
+                }
+            }
+        }
+        // The longest first.
+        matrices.append(&mut chunks);
+        pool::run(matrices, Task::run);
+    }
+}
+
+impl Task<'_> {
+    fn run(self) {
+        match self {
+            Task::AdamW { rule, values, gradients, moments: [first, second] } => {
+                simd::vectorized!(|| adamw::update(rule, values, gradients, first, second));
+            }
+            Task::Muon { rule, values, gradients, momentum } => muon::update(&rule, values, gradients, momentum),
+        }
+    }
+}
+
+/// What the learning rate is multiplied by for parameters of a kind.
+fn multiplier(config: &OptimizerConfig, kind: Kind) -> f64 {
+    match kind {
+        Kind::Router => config.router_lr_multiplier,
+        Kind::Embedding => config.embedding_lr_multiplier,
+        Kind::Matrix | Kind::Gain | Kind::State => 1.0,
+    }
+}
+
+/// The weight decay of parameters of a kind.
+fn decay(config: &OptimizerConfig, kind: Kind) -> f64 {
+    if kind == Kind::Gain { 0.0 } else { config.weight_decay }
+}
+
+/// The global norm of all gradients, summed in a fixed order.
+pub fn gradient_norm(parameters: &Parameters) -> f64 {
+    let gradients = parameters.gradients();
+    let mut squares = vec![0.0f64; gradients.len().div_ceil(CHUNK)];
+    let tasks = squares.iter_mut().zip(gradients.chunks(CHUNK)).collect();
+    pool::run(tasks, |(square, chunk): (&mut f64, &[f32])| {
+        // Short runs in f32, added up in f64: no overflow of precision in long sums.
+        *square = simd::vectorized!(|| chunk.chunks(1024).map(|run| f64::from(simd::dot(run, run))).sum());
+    });
+    squares.iter().sum::<f64>().sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::parameters::{Init, Layout};
+
+    fn parameters() -> Parameters {
+        let mut layout = Layout::default();
+        layout.add("matrix".into(), &[1, 3], Kind::Matrix, Init::Constant(1.0));
+        layout.add("embedding".into(), &[1, 1], Kind::Embedding, Init::Constant(1.0));
+        layout.add("router".into(), &[1], Kind::Router, Init::Constant(1.0));
+        layout.add("gain".into(), &[1], Kind::Gain, Init::Constant(1.0));
+        layout.add("state".into(), &[1], Kind::State, Init::Constant(1.0));
+        let parameters = layout.zeros();
+        parameters.initialize(1);
+        parameters
+    }
+
+    fn config() -> OptimizerConfig {
+        let defaults = crate::config::Config::default().optimizer;
+        OptimizerConfig {
+            kind: OptimizerKind::AdamW,
+            max_grad_norm: 1.0,
+            weight_decay: 0.1,
+            embedding_lr_multiplier: 2.0,
+            router_lr_multiplier: 3.0,
+            ..defaults
+        }
+    }
+
+    /// Algorithm 2 of the paper, one number at a time, in f64.
+    fn reference(gradients: &[f64], lr: f64, decay: f64, config: &OptimizerConfig) -> f64 {
+        let (mut value, mut m, mut v) = (1.0, 0.0, 0.0);
+        for (t, gradient) in gradients.iter().enumerate() {
+            m = config.beta1 * m + (1.0 - config.beta1) * gradient;
+            v = config.beta2 * v + (1.0 - config.beta2) * gradient * gradient;
+            let m_hat = m / (1.0 - config.beta1.powi(t as i32 + 1));
+            let v_hat = v / (1.0 - config.beta2.powi(t as i32 + 1));
+            value -= lr * (m_hat / (v_hat.sqrt() + config.epsilon) + decay * value);
+        }
+        value
+    }
+
+    #[test]
+    fn steps_follow_the_algorithm_with_groups_of_their_own() {
+        let (parameters, config) = (parameters(), config());
+        let mut optimizer = Optimizer::new(&config, Precision::F32, &parameters);
+        for gradient in [0.1f32, -0.2, 0.05] {
+            parameters.gradients().fill(gradient);
+            optimizer.step(&parameters, 0.01, 0.5);
+        }
+        let gradients = [0.1, -0.2, 0.05];
+        let expected = [
+            reference(&gradients, 0.01, 0.1, &config),
+            reference(&gradients, 0.02, 0.1, &config),
+            reference(&gradients, 0.03, 0.1, &config),
+            reference(&gradients, 0.01, 0.0, &config),
+            1.0,
+        ];
+        let values = parameters.values();
+        for (value, expected) in [values[0], values[3], values[4], values[5], values[6]].into_iter().zip(expected) {
+            assert!((f64::from(value) - expected).abs() < 1e-6, "{value} != {expected}");
+        }
+        assert!(parameters.gradients()[..6].iter().all(|&gradient| gradient == 0.0));
+    }
+
+    #[test]
+    fn a_gradient_beyond_the_maximum_norm_is_scaled_down_to_it() {
+        let (parameters, config) = (parameters(), config());
+        parameters.gradients()[..2].copy_from_slice(&[30.0, 40.0]);
+        let norm = gradient_norm(&parameters);
+        assert!((norm - 50.0).abs() < 1e-9);
+        let mut optimizer = Optimizer::new(&config, Precision::F32, &parameters);
+        optimizer.step(&parameters, 0.01, norm);
+        assert!((optimizer.exp_avg[0] - 0.1 * 0.6).abs() < 1e-6 && (optimizer.exp_avg[1] - 0.1 * 0.8).abs() < 1e-6);
+    }
+
+    #[test]
+    fn muon_moves_matrices_and_leaves_the_rest_to_adamw() {
+        let (parameters, config) = (parameters(), OptimizerConfig { kind: OptimizerKind::Muon, ..config() });
+        let mut optimizer = Optimizer::new(&config, Precision::F32, &parameters);
+        for gradient in [0.1f32, -0.2, 0.05] {
+            parameters.gradients().fill(gradient);
+            optimizer.step(&parameters, 0.01, 0.5);
+        }
+        let values = parameters.values();
+        let gradients = [0.1, -0.2, 0.05];
+        assert!((f64::from(values[3]) - reference(&gradients, 0.02, 0.1, &config)).abs() < 1e-6);
+        assert!(values[0] == values[1] && values[0] != 1.0);
+        assert!(optimizer.exp_avg_sq[..3].iter().all(|&square| square == 0.0));
+        assert!(
+            !optimizer.has_second_moment(&parameters.list()[0]) && optimizer.has_second_moment(&parameters.list()[1])
+        );
+        assert!(parameters.gradients()[..6].iter().all(|&gradient| gradient == 0.0));
+    }
+}

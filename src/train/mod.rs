@@ -19,7 +19,7 @@ use crate::dataset::IdArray;
 use crate::error::Failure;
 use crate::model::parameters::Parameters;
 use crate::model::router::Routing;
-use crate::optim::adamw::AdamW;
+use crate::optim::Optimizer;
 use crate::sample::SamplingOptions;
 use crate::sample::generate::{Prompt, generate_text};
 use anyhow::{Context, Result};
@@ -37,7 +37,7 @@ use std::time::Instant;
 pub struct Trainer {
     config: Config,
     prepared: Prepared,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     state: TrainerState,
     directory: RunDirectory,
     started: Instant,
@@ -77,7 +77,7 @@ struct StepReport {
 impl Trainer {
     /// A new run in `directory`, which must be fresh.
     pub fn new(config: Config, prepared: Prepared, directory: RunDirectory) -> Result<Self> {
-        let optimizer = AdamW::new(&config.optimizer, &prepared.model.parameters);
+        let optimizer = Optimizer::new(&config.optimizer, config.train.precision, &prepared.model.parameters);
         let state = TrainerState::new(&config, &prepared)?;
         Ok(Self { config, prepared, optimizer, state, directory, started: Instant::now(), earlier_s: 0.0 })
     }

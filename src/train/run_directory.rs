@@ -9,7 +9,7 @@ use crate::dataset::IdArray;
 use crate::error::Failure;
 use crate::fault;
 use crate::ops::{pool, simd};
-use crate::optim::adamw::AdamW;
+use crate::optim::Optimizer;
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -174,7 +174,7 @@ impl RunDirectory {
     }
 
     /// Saves a checkpoint, points `latest` (and, where it is the best so far, `best`) at it, and removes old ones.
-    pub fn save(&self, prepared: &Prepared, optimizer: &AdamW, state: &TrainerState, keep: usize) -> Result<()> {
+    pub fn save(&self, prepared: &Prepared, optimizer: &Optimizer, state: &TrainerState, keep: usize) -> Result<()> {
         let checkpoints = self.checkpoints();
         let mut files = model_files::encode(&prepared.model, &prepared.tokenizer)?;
         files.push(("optimizer.safetensors", model_files::encode_optimizer(&prepared.model, optimizer)?));
@@ -231,7 +231,7 @@ impl RunDirectory {
     }
 
     /// Loads weights and moments from a checkpoint's files; returns the state that was saved with them.
-    pub fn restore(files: &Files, prepared: &mut Prepared, optimizer: &mut AdamW) -> Result<TrainerState> {
+    pub fn restore(files: &Files, prepared: &mut Prepared, optimizer: &mut Optimizer) -> Result<TrainerState> {
         model_files::decode_weights(files, &prepared.model)?;
         let bytes = files.get("trainer_state.json")?;
         let state: TrainerState = serde_json::from_slice(bytes)

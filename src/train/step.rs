@@ -8,12 +8,12 @@ use super::run_directory::RunDirectory;
 use super::state::{Skipped, TrainerState};
 use super::{StepReport, Trainer};
 use crate::checkpoint;
-use crate::config::{Balance, Setback};
+use crate::config::{Balance, Config, Setback};
 use crate::dataset::{Batch, batch};
 use crate::fault;
 use crate::model::operation::{Mode, Pass};
-use crate::optim::adamw::{AdamW, gradient_norm};
 use crate::optim::schedule::learning_rate;
+use crate::optim::{Optimizer, gradient_norm};
 use crate::random::Stream;
 use anyhow::{Context, Result, bail};
 
@@ -183,7 +183,8 @@ impl Trainer {
         let checkpoints = self.directory.checkpoints();
         let state = if target == 0 {
             self.prepared.model.parameters.initialize(self.config.train.seed);
-            self.optimizer = AdamW::new(&self.config.optimizer, &self.prepared.model.parameters);
+            let Config { optimizer, train, .. } = &self.config;
+            self.optimizer = Optimizer::new(optimizer, train.precision, &self.prepared.model.parameters);
             TrainerState::new(&self.config, &self.prepared)?
         } else {
             let files = checkpoint::load(&checkpoint::of_step(&checkpoints, target as u64))

@@ -1,0 +1,198 @@
+//! Muon (Jordan et al. 2024): a matrix moves by its momentum with all singular values made nearly 1, so that no
+//! direction of the update outweighs the others. Each matrix is orthogonalised by itself; an expert's three are three.
+//!
+//! The update is scaled by 0.2 sqrt(max(rows, columns)), which gives it the root mean square of a typical AdamW update
+//! (Liu et al. 2025, "Muon is scalable for LLM training", eq. 4): one learning rate serves both.
+
+use super::decay;
+use crate::config::OptimizerConfig;
+use crate::model::parameters::Kind;
+use crate::ops::buffer::Buffer;
+use crate::ops::gemm::Precision;
+use crate::ops::matmul::{Mat, MatMut, Store, matmul, scaled_matmul};
+use crate::ops::simd;
+
+/// Coefficients a, b, c of the iterations X <- a X + b (X X^T) X + c (X X^T)^2 X: those of Amsel et al. 2025 ("The
+/// Polar Express", algorithm 2), each the best odd polynomial of degree five for what the ones before it left, from
+/// singular values of 0.001 on.
+const POLAR_EXPRESS: [[f32; 3]; 5] = [
+    [8.287_212, -23.595_887, 17.300_387],
+    [4.107_059, -2.947_85, 0.544_843_1],
+    [3.948_690_9, -2.908_902, 0.551_819_2],
+    [3.318_419_7, -2.488_488, 0.510_048_9],
+    [2.300_652, -1.668_904, 0.418_807_3],
+];
+
+/// Singular values start below one by this factor, so that rounding does not carry one above it, where the polynomials
+/// are of no use.
+const SAFETY: f32 = 1.01;
+
+/// What one matrix is moved by in one step.
+pub(super) struct Rule {
+    rows: usize,
+    cols: usize,
+    clip: f32,
+    momentum: f32,
+    /// Learning rate times the scale of the update.
+    step_size: f32,
+    /// 1 - learning rate * weight decay.
+    keep: f32,
+    precision: Precision,
+}
+
+impl Rule {
+    /// For a matrix of `shape`; gradients are multiplied by `clip`.
+    pub(super) fn new(
+        config: &OptimizerConfig,
+        shape: &[usize],
+        learning_rate: f64,
+        clip: f32,
+        precision: Precision,
+    ) -> Self {
+        let (rows, cols) = (shape[0], shape[1]);
+        let scale = 0.2 * (rows.max(cols) as f64).sqrt();
+        Self {
+            rows,
+            cols,
+            clip,
+            momentum: config.muon_momentum as f32,
+            step_size: (learning_rate * scale) as f32,
+            keep: (1.0 - learning_rate * decay(config, Kind::Matrix)) as f32,
+            precision,
+        }
+    }
+}
+
+/// Moves a matrix and its momentum; clears the gradient.
+pub(super) fn update(rule: &Rule, values: &mut [f32], gradients: &mut [f32], momentum: &mut [f32]) {
+    let mut update = Buffer::any(values.len());
+    simd::vectorized!(|| look_ahead(rule, gradients, momentum, &mut update));
+    orthogonalize(&mut update, rule.rows, rule.cols, rule.precision);
+    simd::vectorized!(|| {
+        for (value, update) in values.iter_mut().zip(update.iter()) {
+            *value = *value * rule.keep - rule.step_size * update;
+        }
+    });
+}
+
+/// Momentum as an average of gradients, and the step that it promises (Nesterov).
+#[inline(always)]
+fn look_ahead(rule: &Rule, gradients: &mut [f32], momentum: &mut [f32], update: &mut [f32]) {
+    let (old, new) = (rule.momentum, 1.0 - rule.momentum);
+    for ((gradient, momentum), update) in gradients.iter_mut().zip(momentum).zip(update) {
+        let clipped = *gradient * rule.clip;
+        *gradient = 0.0;
+        *momentum = old * *momentum + new * clipped;
+        *update = old * *momentum + new * clipped;
+    }
+}
+
+/// Replaces a matrix (rows, cols) by one with the same singular vectors and all singular values near 1: U V^T of its
+/// singular value decomposition U S V^T. A matrix of zeros stays as it is.
+fn orthogonalize(matrix: &mut [f32], rows: usize, cols: usize, precision: Precision) {
+    let norm = simd::vectorized!(|| matrix.chunks(1024).map(|run| f64::from(simd::dot(run, run))).sum::<f64>()).sqrt();
+    if norm == 0.0 {
+        return;
+    }
+    let scale = (1.0 / norm) as f32 / SAFETY;
+    matrix.iter_mut().for_each(|x| *x *= scale);
+    // X X^T of the shorter side, or X^T X: the same polynomial.
+    let (side, is_wide) = (rows.min(cols), rows <= cols);
+    let (mut gram, mut factor) = (Buffer::any(side * side), Buffer::any(side * side));
+    let mut next = Buffer::any(matrix.len());
+    let overwrite = Store::Overwrite;
+    for [a, b, c] in POLAR_EXPRESS {
+        let x = Mat::new(matrix, rows, cols);
+        let (left, right) = if is_wide { (x, x.t()) } else { (x.t(), x) };
+        matmul(MatMut::new(&mut gram, side, side), left, right, overwrite, precision);
+        // a I + b G + c G^2
+        let g = Mat::new(&gram, side, side);
+        scaled_matmul(MatMut::new(&mut factor, side, side), c, g, g, overwrite, precision);
+        simd::vectorized!(|| simd::add_scaled(&mut factor, b, &gram));
+        factor.iter_mut().step_by(side + 1).for_each(|x| *x += a);
+        let factor = Mat::new(&factor, side, side);
+        let (left, right) = if is_wide { (factor, x) } else { (x, factor) };
+        matmul(MatMut::new(&mut next, rows, cols), left, right, overwrite, precision);
+        matrix.copy_from_slice(&next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Stream;
+
+    fn matrix(rows: usize, cols: usize) -> Vec<f32> {
+        let stream = Stream::new(1, "muon test", &[rows as u64, cols as u64]);
+        (0..(rows * cols) as u64).map(|index| stream.normal(index) as f32).collect()
+    }
+
+    /// Products of all pairs of rows (or, of a tall matrix, columns).
+    fn gram(matrix: &[f32], rows: usize, cols: usize) -> Vec<f64> {
+        let (side, long) = (rows.min(cols), rows.max(cols));
+        let at = |i: usize, j: usize| f64::from(if rows <= cols { matrix[i * cols + j] } else { matrix[j * cols + i] });
+        (0..side * side).map(|n| (0..long).map(|j| at(n / side, j) * at(n % side, j)).sum()).collect()
+    }
+
+    #[test]
+    fn an_orthogonalised_matrix_has_singular_values_near_one_and_the_old_directions() {
+        for (rows, cols) in [(16, 16), (7, 33), (33, 7), (1, 9), (9, 1)] {
+            let original = matrix(rows, cols);
+            for precision in [Precision::F32, Precision::Bf16] {
+                let mut result = original.clone();
+                orthogonalize(&mut result, rows, cols, precision);
+                // The trace of O^T M is the sum of M's singular values when O = U V^T, and less for any other O with
+                // singular values up to 1.
+                let side = rows.min(cols);
+                for (n, product) in gram(&result, rows, cols).into_iter().enumerate() {
+                    let wanted = f64::from(u8::from(n / side == n % side));
+                    assert!((product - wanted).abs() < 0.4, "{rows} x {cols}, {precision:?}: {n} is {product}");
+                }
+                let trace: f64 = result.iter().zip(&original).map(|(o, m)| f64::from(o * m)).sum();
+                let nuclear = nuclear_norm(&original, rows, cols);
+                assert!((trace / nuclear - 1.0).abs() < 0.05, "{rows} x {cols}: {trace} of {nuclear}");
+            }
+        }
+    }
+
+    /// The sum of singular values, by Jacobi rotations of pairs of rows (columns, of a tall matrix).
+    fn nuclear_norm(matrix: &[f32], rows: usize, cols: usize) -> f64 {
+        let (side, long) = (rows.min(cols), rows.max(cols));
+        let at = |i: usize, j: usize| f64::from(if rows <= cols { matrix[i * cols + j] } else { matrix[j * cols + i] });
+        let mut vectors: Vec<Vec<f64>> = (0..side).map(|i| (0..long).map(|j| at(i, j)).collect()).collect();
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        for _ in 0..30 {
+            for p in 0..side {
+                for q in p + 1..side {
+                    let (a, b) = (vectors[p].clone(), vectors[q].clone());
+                    let (product, difference) = (dot(&a, &b), dot(&b, &b) - dot(&a, &a));
+                    let angle = 0.5 * (-2.0 * product).atan2(difference);
+                    let (sin, cos) = angle.sin_cos();
+                    vectors[p] = a.iter().zip(&b).map(|(a, b)| cos * a + sin * b).collect();
+                    vectors[q] = a.iter().zip(&b).map(|(a, b)| cos * b - sin * a).collect();
+                }
+            }
+        }
+        vectors.iter().map(|vector| dot(vector, vector).sqrt()).sum()
+    }
+
+    #[test]
+    fn zeros_stay_zeros() {
+        let mut zeros = vec![0.0; 12];
+        orthogonalize(&mut zeros, 3, 4, Precision::F32);
+        assert_eq!(zeros, [0.0; 12]);
+    }
+
+    #[test]
+    fn a_first_step_has_the_size_of_an_adamw_step_and_decays_the_weights() {
+        let config = crate::config::Config::default().optimizer;
+        let config = OptimizerConfig { weight_decay: 0.5, muon_momentum: 0.95, ..config };
+        let rule = Rule::new(&config, &[24, 40], 0.01, 1.0, Precision::F32);
+        let (mut values, mut gradients, mut momentum) = (vec![1.0; 960], matrix(24, 40), vec![0.0; 960]);
+        update(&rule, &mut values, &mut gradients, &mut momentum);
+        let moved = values.iter().map(|&value| f64::from(value - 0.995).powi(2)).sum::<f64>() / 960.0;
+        // 0.2 times the learning rate.
+        assert!((moved.sqrt() - 0.002).abs() < 1e-4, "{}", moved.sqrt());
+        assert!(gradients.iter().all(|&gradient| gradient == 0.0));
+    }
+}
