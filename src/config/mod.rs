@@ -200,6 +200,7 @@ pub struct OptimizerConfig {
     pub max_grad_norm: f64,
     pub router_lr_multiplier: f64,
     pub embedding_lr_multiplier: f64,
+    pub memory_lr_multiplier: f64,
     pub muon_momentum: f64,
 }
 

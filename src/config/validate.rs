@@ -266,6 +266,7 @@ fn optimizer(rules: &mut Rules, o: &OptimizerConfig, max_steps: usize) {
     rules.not_negative("optimizer.max_grad_norm", o.max_grad_norm);
     rules.not_negative("optimizer.router_lr_multiplier", o.router_lr_multiplier);
     rules.not_negative("optimizer.embedding_lr_multiplier", o.embedding_lr_multiplier);
+    rules.not_negative("optimizer.memory_lr_multiplier", o.memory_lr_multiplier);
     rules.within(
         "optimizer.muon_momentum",
         o.muon_momentum,
@@ -539,6 +540,7 @@ mod tests {
             ("optimizer.weight_decay", |c| &mut c.optimizer.weight_decay, &[-0.1]),
             ("optimizer.max_grad_norm", |c| &mut c.optimizer.max_grad_norm, &[-0.1]),
             ("optimizer.router_lr_multiplier", |c| &mut c.optimizer.router_lr_multiplier, &[-0.1]),
+            ("optimizer.memory_lr_multiplier", |c| &mut c.optimizer.memory_lr_multiplier, &[-0.1]),
             ("optimizer.embedding_lr_multiplier", |c| &mut c.optimizer.embedding_lr_multiplier, &[-0.1]),
             ("optimizer.muon_momentum", |c| &mut c.optimizer.muon_momentum, &[-0.1, 1.0]),
             ("train.spike_threshold", |c| &mut c.train.spike_threshold, &[0.0, -1.0]),
