@@ -2,6 +2,7 @@
 //! loss, the token that the model thought likeliest, and sums over gates and probabilities. Two bytes a choice, so
 //! that a text of many megabytes fits; nothing is formatted here.
 
+use super::memory::MemoryTrace;
 use crate::dataset::Tokens;
 use crate::model::router::Routing;
 use crate::model::transformer::{Passage, Station, Transformer};
@@ -17,6 +18,8 @@ pub struct Trace {
     pub experts_per_token: usize,
     /// The transformer layers that route, one entry a MoE layer.
     pub layers: Vec<LayerTrace>,
+    /// One entry a memory.
+    pub memories: Vec<MemoryTrace>,
     /// Nats of each input's successor.
     pub losses_N: Vec<f32>,
     /// The likeliest successor of each input.
@@ -60,6 +63,7 @@ impl Trace {
         mut observe: impl FnMut(&Seen) -> Result<()>,
     ) -> Result<Self> {
         let mut trace = Self::empty(&model.moe_layers(), model.model.num_experts, model.model.num_experts_per_tok);
+        trace.memories = model.memories().map(|memory| MemoryTrace::of(memory)).collect();
         let total = tokens.ids.len().saturating_sub(1);
         for (positions, pass) in passes(tokens, model.model.max_position_embeddings) {
             let ids_N = &tokens.ids[positions.clone()];
@@ -72,6 +76,7 @@ impl Trace {
             for (layer, routing) in trace.layers.iter_mut().zip(&routing) {
                 layer.add(routing, &positions, keep_gates);
             }
+            trace.memories.iter_mut().zip(&readings).for_each(|(memory, reading)| memory.add(reading));
             let share = ids_N.len() as f64 / total as f64;
             observe(&Seen {
                 positions,
@@ -100,6 +105,7 @@ impl Trace {
             num_experts,
             experts_per_token,
             layers: layers.iter().map(layer).collect(),
+            memories: Vec::new(),
             losses_N: Vec::new(),
             likeliest_N: Vec::new(),
         }
