@@ -243,6 +243,24 @@ pub fn batch(ids: &Ids, batch_size: usize, time: usize, seed: u64, number: u64) 
     Ok(batch)
 }
 
+/// Replaces each of a batch's inputs with this probability by a token from a random place of the text.
+///
+/// # Errors
+/// Where the ids are in a file that cannot be read.
+pub fn corrupt(inputs: &mut [u32], probability: f64, ids: &Ids, seed: u64, number: u64) -> Result<()> {
+    if probability == 0.0 {
+        return Ok(());
+    }
+    let stream = Stream::new(seed, "corruption", &[number]);
+    for (input, index) in inputs.iter_mut().zip(0..) {
+        if stream.uniform(2 * index) < probability {
+            let place = (stream.uniform(2 * index + 1) * ids.len() as f64) as usize;
+            *input = ids.read(place..place + 1)?[0];
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,6 +330,23 @@ mod tests {
         assert_eq!(first, batch(1));
         assert_ne!(first, batch(2));
         assert!(first.ids.iter().zip(&first.targets).all(|(id, target)| (id + 1) % 1000 == *target));
+    }
+
+    #[test]
+    fn corruption_replaces_as_many_inputs_as_it_should_by_tokens_of_the_text() {
+        let ids = Ids::Memory((0..1000).map(|index| 5 + index % 2).collect());
+        let corrupted = |probability, number| {
+            let mut inputs = vec![0; 10_000];
+            corrupt(&mut inputs, probability, &ids, 1, number).unwrap();
+            inputs
+        };
+        let count = |inputs: &[u32], id| inputs.iter().filter(|&&input| input == id).count();
+        let inputs = corrupted(0.2, 3);
+        let (fives, sixes) = (count(&inputs, 5), count(&inputs, 6));
+        assert!(fives + sixes + count(&inputs, 0) == 10_000);
+        assert!((800..1200).contains(&fives) && (800..1200).contains(&sixes), "{fives} and {sixes}");
+        assert!(inputs == corrupted(0.2, 3) && inputs != corrupted(0.2, 4));
+        assert_eq!(count(&corrupted(0.0, 3), 0), 10_000);
     }
 
     #[test]

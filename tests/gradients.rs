@@ -74,6 +74,8 @@ const VARIANTS: &[(&str, Change)] = &[
         (c.model.memory_slots, c.model.memory_dim) = (300, 8);
         (c.model.hidden_dropout, c.model.num_experts) = (0.3, 0);
     }),
+    ("dropout in experts", |c| (c.model.expert_dropout, c.model.n_shared_experts) = (0.3, 1)),
+    ("dropout in a dense layer", |c| (c.model.expert_dropout, c.model.num_experts) = (0.3, 0)),
 ];
 
 struct Case {
@@ -91,7 +93,7 @@ impl Case {
         // Gains, biases and noise weights start as constants; move them, so that mistakes with them show.
         let stream = Stream::new(11, "perturbation", &[]);
         for parameter in model.parameters.list() {
-            if parameter.kind != Kind::Matrix {
+            if !matches!(parameter.kind, Kind::Matrix | Kind::Embedding) {
                 let mut values = model.parameters.values_mut();
                 for index in parameter.range.clone() {
                     values[index] += 0.2 * stream.normal(index as u64) as f32;

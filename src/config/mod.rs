@@ -88,6 +88,8 @@ pub struct ModelConfig {
     #[serde(default)]
     pub zero_init_residual: bool,
     pub hidden_dropout: f64,
+    #[serde(default)]
+    pub expert_dropout: f64,
 }
 
 /// How many tokens a memory's n-grams may have.
@@ -222,6 +224,7 @@ pub struct TrainConfig {
     pub gradient_accumulation_steps: usize,
     pub max_steps: usize,
     pub precision: Precision,
+    pub token_corruption: f64,
     pub log_interval: usize,
     pub eval_interval: usize,
     pub checkpoint_interval: usize,

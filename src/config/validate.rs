@@ -144,6 +144,8 @@ fn model(rules: &mut Rules, m: &ModelConfig) {
     rules.positive("model.initializer_range", m.initializer_range);
     let fits = (0.0..1.0).contains(&m.hidden_dropout);
     rules.within("model.hidden_dropout", m.hidden_dropout, fits, "at least 0 and below 1; 0 is none");
+    let fits = (0.0..1.0).contains(&m.expert_dropout);
+    rules.within("model.expert_dropout", m.expert_dropout, fits, "at least 0 and below 1; 0 is none");
 }
 
 fn experts(rules: &mut Rules, m: &ModelConfig) {
@@ -279,6 +281,8 @@ fn train(rules: &mut Rules, t: &TrainConfig) {
     rules.at_least_1("train.batch_size", t.batch_size);
     rules.at_least_1("train.gradient_accumulation_steps", t.gradient_accumulation_steps);
     rules.at_least_1("train.max_steps", t.max_steps);
+    let corruption = t.token_corruption;
+    rules.within("train.token_corruption", corruption, (0.0..1.0).contains(&corruption), "at least 0 and below 1");
     rules.at_least_1("train.log_interval", t.log_interval);
     rules.at_least_1("train.eval_interval", t.eval_interval);
     rules.at_least_1("train.checkpoint_interval", t.checkpoint_interval);
@@ -525,6 +529,7 @@ mod tests {
             ("model.rms_norm_eps", |c| &mut c.model.rms_norm_eps, &[0.0]),
             ("model.initializer_range", |c| &mut c.model.initializer_range, &[0.0]),
             ("model.hidden_dropout", |c| &mut c.model.hidden_dropout, &[-0.1, 1.0]),
+            ("model.expert_dropout", |c| &mut c.model.expert_dropout, &[-0.1, 1.0]),
             ("router.routed_scaling_factor", |c| &mut c.router.routed_scaling_factor, &[0.0]),
             ("router.router_aux_loss_coef", |c| &mut c.router.router_aux_loss_coef, &[-0.1]),
             ("router.router_z_loss_coef", |c| &mut c.router.router_z_loss_coef, &[-0.1]),
@@ -543,6 +548,7 @@ mod tests {
             ("optimizer.memory_lr_multiplier", |c| &mut c.optimizer.memory_lr_multiplier, &[-0.1]),
             ("optimizer.embedding_lr_multiplier", |c| &mut c.optimizer.embedding_lr_multiplier, &[-0.1]),
             ("optimizer.muon_momentum", |c| &mut c.optimizer.muon_momentum, &[-0.1, 1.0]),
+            ("train.token_corruption", |c| &mut c.train.token_corruption, &[-0.1, 1.0]),
             ("train.spike_threshold", |c| &mut c.train.spike_threshold, &[0.0, -1.0]),
             ("train.recompute_fraction", |c| &mut c.train.recompute_fraction, &[-0.1, 1.1]),
         ];

@@ -335,7 +335,7 @@ fn apply_experts(routed: &Routed, values: &[f32], h_ND: &[f32], x_ND: &mut [f32]
 /// One expert over its rows.
 fn apply_expert(weights: &ExpertWeights, values: &[f32], h_RD: &[f32], y_RD: &mut [f32]) {
     let (rows, width) = (h_RD.len() / weights.hidden, weights.width);
-    let expert = weights.over(values, 0..rows);
+    let expert = weights.over(values, 0..rows, None);
     let (mut u, mut a_RF) = (Buffer::any(rows * 2 * width), Buffer::any(rows * width));
     linear(h_RD, expert.gate_up_2FD, &mut u, rows);
     simd::vectorized!(|| {

@@ -13,7 +13,7 @@ use crate::ops::buffer::Buffer;
 use crate::ops::dropout::Dropout;
 use crate::ops::gemm::Precision;
 use crate::ops::matmul::{Mat, Store, add_weight_gradient, parallel_matmul};
-use crate::ops::swiglu::{self, Expert, Upstream};
+use crate::ops::swiglu::{self, ActivationDropout, Expert, Upstream};
 use crate::ops::{norm, pool, rows_per_task, simd};
 use candle_core::{Result, Tensor};
 use std::ops::Range;
@@ -25,6 +25,8 @@ pub struct FeedForward {
     pub hidden: usize,
     pub eps: f32,
     pub dropout: f64,
+    /// Of the experts' hidden activations.
+    pub expert_dropout: f64,
     pub norm: Range<usize>,
     pub routed: Option<Routed>,
     pub shared: Option<Shared>,
@@ -77,8 +79,13 @@ impl ExpertWeights {
     }
 
     /// The weights over the given rows of gathered tokens.
-    pub fn over<'a>(&self, values: &'a [f32], rows: Range<usize>) -> Expert<'a> {
-        Expert { rows, gate_up_2FD: &values[self.gate_up.clone()], down_DF: &values[self.down.clone()] }
+    pub fn over<'a>(
+        &self,
+        values: &'a [f32],
+        rows: Range<usize>,
+        dropout: Option<ActivationDropout<'a>>,
+    ) -> Expert<'a> {
+        Expert { rows, gate_up_2FD: &values[self.gate_up.clone()], down_DF: &values[self.down.clone()], dropout }
     }
 }
 
@@ -142,11 +149,17 @@ impl FeedForward {
             hidden: model.hidden_size,
             eps: model.rms_norm_eps as f32,
             dropout: model.hidden_dropout,
+            expert_dropout: model.expert_dropout,
             norm,
             routed,
             shared,
             loss_share: 1.0 / moe_layers.max(1) as f32,
         }
+    }
+
+    /// E, or 0 in a dense layer.
+    pub fn routed_experts(&self) -> usize {
+        self.routed.as_ref().map_or(0, |routed| routed.experts.len())
     }
 
     /// `x_ND` with this sub-layer's output added, and the routing if there is any.
@@ -212,6 +225,25 @@ impl FeedForwardOp {
         move |index| stream.map_or(0.0, |stream| stream.normal(index as u64) as f32)
     }
 
+    /// Which activations expert `expert` drops; shared experts count as one more than the routed ones.
+    fn expert_dropout<'a>(&self, expert: usize, tokens_S: &'a [u32]) -> Option<ActivationDropout<'a>> {
+        let stream = self.pass.stream("expert dropout", self.layer.layer)?;
+        let dropout = Dropout::new(self.layer.expert_dropout, stream);
+        let experts = self.layer.routed_experts() + 1;
+        (self.layer.expert_dropout > 0.0).then_some(ActivationDropout { dropout, tokens_S, expert, experts })
+    }
+
+    fn experts_over<'a>(&self, routed: &Routed, values: &'a [f32], dispatch: &'a Dispatch) -> Vec<Expert<'a>> {
+        let over = |(expert, (weights, rows)): (usize, (&ExpertWeights, &Range<usize>))| {
+            weights.over(values, rows.clone(), self.expert_dropout(expert, &dispatch.tokens_S))
+        };
+        routed.experts.iter().zip(&dispatch.rows_E).enumerate().map(over).collect()
+    }
+
+    fn shared_over<'a>(&self, shared: &Shared, values: &'a [f32]) -> Expert<'a> {
+        shared.weights.over(values, 0..self.pass.tokens(), self.expert_dropout(self.layer.routed_experts(), &[]))
+    }
+
     fn forward_routed(&self, routed: &Routed, values: &[f32], h_ND: &[f32]) -> (SavedRouted, Buffer) {
         let (hidden, experts, tokens) = (self.layer.hidden, routed.router.num_experts, self.pass.tokens());
         let h = Mat::new(h_ND, tokens, hidden);
@@ -235,7 +267,7 @@ impl FeedForwardOp {
             None => routed.router.decide(&scores_NE, bias, routed.capacity(self.pass)),
         };
         let dispatch = Dispatch::new(&routing, routed.router.experts_per_token);
-        let experts = routed.experts_over(values, &dispatch);
+        let experts = self.experts_over(routed, values, &dispatch);
         let x_SD = dispatch.gather(h_ND, hidden);
         let mut u = Buffer::any(swiglu::preactivations_len(hidden, &experts));
         let mut y_SD = Buffer::any(x_SD.len());
@@ -248,7 +280,7 @@ impl FeedForwardOp {
 
     fn forward_shared(&self, shared: &Shared, values: &[f32], h_ND: &[f32]) -> (SavedShared, Buffer) {
         let (hidden, tokens) = (self.layer.hidden, self.pass.tokens());
-        let experts = [shared.weights.over(values, 0..tokens)];
+        let experts = [self.shared_over(shared, values)];
         let mut u = Buffer::any(swiglu::preactivations_len(hidden, &experts));
         let mut y_ND = Buffer::any(h_ND.len());
         swiglu::forward(hidden, &experts, h_ND, &mut u, &mut y_ND, self.pass.precision);
@@ -304,7 +336,7 @@ impl FeedForwardOp {
         mut gradients: GradientSlices,
     ) -> RoutedGradients {
         let (hidden, tokens, k) = (self.layer.hidden, self.pass.tokens(), routed.router.experts_per_token);
-        let experts = routed.experts_over(values, &saved.dispatch);
+        let experts = self.experts_over(routed, values, &saved.dispatch);
         let x_SD = saved.dispatch.gather(h_ND, hidden);
         let dy_SD = saved.dispatch.gather(dy_ND, hidden);
         let upstream =
@@ -352,13 +384,6 @@ impl SavedRouted {
     fn places(&self, token: usize) -> impl Iterator<Item = usize> {
         let k = self.routing.experts_per_token();
         self.dispatch.places_NK[token * k..][..k].iter().flatten().map(|&place| place as usize)
-    }
-}
-
-impl Routed {
-    fn experts_over<'a>(&self, values: &'a [f32], dispatch: &Dispatch) -> Vec<Expert<'a>> {
-        let rows = dispatch.rows_E.iter();
-        self.experts.iter().zip(rows).map(|(weights, rows)| weights.over(values, rows.clone())).collect()
     }
 }
 
@@ -429,7 +454,7 @@ impl Operation for FeedForwardOp {
         }
         if let (Some(shared), Some(saved_shared)) = (&layer.shared, &mut saved.shared) {
             let weights = vec![(next(), next())];
-            let experts = [shared.weights.over(&values, 0..tokens)];
+            let experts = [self.shared_over(shared, &values)];
             let (mut dx_ND, mut dgates_N) = (Buffer::any(x_ND.len()), vec![0.0; tokens]);
             let upstream = Upstream {
                 x_SD: &saved.h_ND,

@@ -11,6 +11,7 @@ use super::operation::Pass;
 use super::transformer::Transformer;
 use crate::config::{Balance, ScoringFunc};
 use crate::ops::dropout::Dropout;
+use crate::ops::swiglu::ActivationDropout;
 use candle_core::{D, DType, Result, Tensor};
 use std::ops::Range;
 
@@ -130,12 +131,12 @@ fn feed_forward(layer: &FeedForward, flat: &Tensor, x: &Tensor, pass: Pass) -> R
         let (gates_NE, routing_losses) = route(layer, routed, flat, &h, pass)?;
         for (expert, weights) in routed.experts.iter().enumerate() {
             let gate = gates_NE.narrow(1, expert, 1)?;
-            y = (y + swiglu(weights, flat, &h)?.broadcast_mul(&gate)?)?;
+            y = (y + swiglu(layer, expert, weights, flat, &h, pass)?.broadcast_mul(&gate)?)?;
         }
         losses = (routing_losses * f64::from(layer.loss_share))?;
     }
     if let Some(shared) = &layer.shared {
-        let mut out = swiglu(&shared.weights, flat, &h)?;
+        let mut out = swiglu(layer, layer.routed_experts(), &shared.weights, flat, &h, pass)?;
         if let Some(gate) = &shared.gate {
             out = out.broadcast_mul(&sigmoid(&h.matmul(&weight(flat, gate, &[1, hidden])?.t()?)?)?)?;
         }
@@ -201,12 +202,27 @@ fn choices(scores: &[Vec<f32>], k: usize, capacity: usize) -> (Vec<f32>, Vec<f32
     (chosen, kept)
 }
 
-fn swiglu(weights: &ExpertWeights, flat: &Tensor, h: &Tensor) -> Result<Tensor> {
-    let hidden = h.dim(1)?;
+/// Expert number `expert` of a layer; shared experts count as one more than the routed ones.
+fn swiglu(
+    layer: &FeedForward,
+    expert: usize,
+    weights: &ExpertWeights,
+    flat: &Tensor,
+    h: &Tensor,
+    pass: Pass,
+) -> Result<Tensor> {
+    let (tokens, hidden) = h.dims2()?;
     let width = weights.down.len() / hidden;
     let gate_up = h.matmul(&weight(flat, &weights.gate_up, &[2 * width, hidden])?.t()?)?;
     let (gate, up) = (gate_up.narrow(1, 0, width)?, gate_up.narrow(1, width, width)?);
-    let a = ((&gate * sigmoid(&gate)?)? * up)?;
+    let mut a = ((&gate * sigmoid(&gate)?)? * up)?;
+    if let Some(stream) = pass.stream("expert dropout", layer.layer) {
+        let dropout = Dropout::new(layer.expert_dropout, stream);
+        let dropout = ActivationDropout { dropout, tokens_S: &[], expert, experts: layer.routed_experts() + 1 };
+        let mut mask = vec![1.0; tokens * width];
+        mask.chunks_exact_mut(width).enumerate().for_each(|(token, mask_F)| dropout.apply(token, mask_F));
+        a = (a * Tensor::from_vec(mask, (tokens, width), h.device())?)?;
+    }
     a.matmul(&weight(flat, &weights.down, &[hidden, width])?.t()?)
 }
 

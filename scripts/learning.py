@@ -1,0 +1,155 @@
+"""The tables and curves of scripts/learning.sh: runs tinymoe once for each row and seed, reads metrics.jsonl, prints mean
+and spread, and draws validation loss against seconds and against tokens. Needs matplotlib."""
+
+import argparse
+import json
+import statistics
+import subprocess
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+class Runs:
+    """Trains what is asked for under `out`; what a finished earlier call trained is not trained again."""
+
+    def __init__(self, out, binary):
+        self.out, self.binary = Path(out), binary
+
+    def train(self, name, config, settings, seed):
+        run = self.out / f"{name}-{seed}"
+        command = [self.binary, "--quiet", "train", f"configs/{config}.toml", "--run", str(run)]
+        for key, value in {**settings, "train.seed": seed}.items():
+            command += ["--set", f"{key}={json.dumps(value)}"]
+        if not (run / "done").exists():
+            command += ["--resume"] if (run / "config.toml").exists() else []
+            subprocess.run(command, check=True)
+            (run / "done").touch()
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [line for line in lines if line["split"] == "val"]
+
+
+def spread(values):
+    """Mean, and half the distance between the largest and the smallest."""
+    return f"{statistics.mean(values):.4f} ± {(max(values) - min(values)) / 2:.4f}"
+
+
+def best(curve, within_s=float("inf"), unit="loss"):
+    return min(point[unit] for point in curve if point["elapsed_s"] <= within_s)
+
+
+def seconds_to(curve, loss):
+    """Seconds until validation loss has come down to `loss`; infinity if it has not."""
+    return next((point["elapsed_s"] for point in curve if point["loss"] <= loss), float("inf"))
+
+
+def draw(path, title, curves, across, unit):
+    """One line a name: the mean over its seeds, with the range between the best and the worst."""
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    for name, seeds in curves.items():
+        x = [statistics.mean(points) for points in zip(*[[point[across] for point in curve] for curve in seeds])]
+        y = list(zip(*[[point[unit] for point in curve] for curve in seeds]))
+        (line,) = axes.plot(x, [statistics.mean(points) for points in y], label=name)
+        axes.fill_between(x, [min(p) for p in y], [max(p) for p in y], alpha=0.2, color=line.get_color(), lw=0)
+    units = {"elapsed_s": "seconds since the start", "tokens": "training tokens"}
+    axes.set(title=title, xlabel=units[across], ylabel=f"validation {unit.replace('_', ' ')}")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def table(header, rows):
+    print("\n| " + " | ".join(header) + " |")
+    print("|" + "---|" * len(header))
+    for row in rows:
+        print("| " + " | ".join(str(cell) for cell in row) + " |", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="+", choices=["shakespeare", "long", "dense", "transcript", "quickstart", "configs"])
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--binary", required=True)
+    parser.add_argument("--shakespeare", help="tinyshakespeare's input.txt")
+    parser.add_argument("--transcript", help="a transcript of 100 KB or so")
+    parser.add_argument("--corpus", nargs="*", default=[], help="further corpora for `dense`: folders")
+    parser.add_argument("--seconds", type=float, default=98.8, help="what nanoGPT's CPU configuration takes here")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    a = parser.parse_args()
+    runs, out = Runs(a.out, a.binary), Path(a.out)
+    out.mkdir(parents=True, exist_ok=True)
+
+    bench = [a.binary, "bench", "--json", "--config", "configs/bench/w2.toml"]
+    for precision in ["f32", "bf16"]:
+        report = json.loads(subprocess.check_output([*bench, "--set", f"train.precision={precision}"]))
+        print(f"matmul peak, {precision}: {report['workloads'][0]['matmul_peak_gflop_per_s']:.0f} GFLOP/s", flush=True)
+
+    def curves(name, config, settings, seeds=a.seeds):
+        return [runs.train(name, config, settings, seed) for seed in seeds]
+
+    def draw_both(name, title, lines, unit="loss"):
+        for across in ["elapsed_s", "tokens"]:
+            draw(out / f"{name}-{'seconds' if across == 'elapsed_s' else across}.svg", title, lines, across, unit)
+
+    if "shakespeare" in a.parts:
+        lines = curves("shakespeare", "tinyshakespeare-char", {"data.sources": [a.shakespeare]})
+        table(
+            ["tinyshakespeare, characters", "mean ± half range"],
+            [
+                ["seconds to 1.88 nats", spread([seconds_to(line, 1.88) for line in lines])],
+                [f"nats within {a.seconds} s", spread([best(line, a.seconds) for line in lines])],
+                ["seconds of the whole run", spread([line[-1]["elapsed_s"] for line in lines])],
+            ],
+        )
+        draw_both("shakespeare", "tinyshakespeare, characters", {"tinyshakespeare-char.toml": lines})
+    if "long" in a.parts:
+        lines = curves("long", "tinyshakespeare-long", {"data.sources": [a.shakespeare]}, a.seeds[:1])
+        table(["tinyshakespeare, long", ""], [["nats within 30 minutes", spread([best(line, 1800) for line in lines])]])
+        draw_both("long", "tinyshakespeare, half an hour", {"tinyshakespeare-long.toml": lines})
+    if "dense" in a.parts:
+        rows = []
+        for corpus in [a.shakespeare, *a.corpus]:
+            name = Path(corpus).stem
+            base = {"data.sources": [corpus]}
+            config = "tinyshakespeare-char" if corpus == a.shakespeare else "quickstart"
+            mixture = curves(f"{name}-mixture", config, base)
+            dense = curves(f"{name}-dense", config, {**base, "model.num_experts": 0})
+            # Equal time: as many more steps as the dense model is faster.
+            ratio = statistics.mean(m[-1]["elapsed_s"] / d[-1]["elapsed_s"] for m, d in zip(mixture, dense))
+            steps = round(mixture[0][-1]["step"] * ratio)
+            longer = curves(f"{name}-longer", config, {**base, "model.num_experts": 0, "train.max_steps": steps})
+            losses = [[best(line) for line in lines] for lines in [mixture, dense, longer]]
+            gaps = [[d - m for m, d in zip(losses[0], other)] for other in losses[1:]]
+            rows.append([name, *map(spread, losses), *map(spread, gaps)])
+            draw_both(f"{name}-dense", name, {"mixture": mixture, "dense": dense, "dense, equal time": longer})
+        header = ["corpus", "mixture", "dense, equal tokens", "dense, equal time", "gap, equal tokens", "gap, equal time"]
+        table(header, rows)
+    for part, config, budget in [("transcript", "transcript", 600), ("quickstart", "quickstart", 90)]:
+        if part in a.parts:
+            lines = curves(part, config, {"data.sources": [a.transcript]} if part == "transcript" else {})
+            ngram = lines[0][0]["ngram_bits_per_byte"]
+            losses = [best(line, budget, "bits_per_byte") for line in lines]
+            table(
+                [f"{config}.toml", f"bits per byte within {budget} s", "n-gram", "below it"],
+                [["", spread(losses), f"{ngram:.4f}", spread([ngram - loss for loss in losses])]],
+            )
+            draw_both(part, f"{config}.toml", {f"{config}.toml": lines}, "bits_per_byte")
+    if "configs" in a.parts:
+        rows = []
+        for path in sorted(Path("configs").glob("*.toml")):
+            settings = {"tinyshakespeare": {"data.sources": [a.shakespeare]}, "transcript": {"data.sources": [a.transcript]}}
+            if path.stem == "tinyshakespeare-long":
+                continue
+            (line,) = curves(f"config-{path.stem}", path.stem, settings.get(path.stem.split("-")[0], {}), a.seeds[:1])
+            point = min(line, key=lambda point: point["loss"])
+            below = point["ngram_bits_per_byte"] - point["bits_per_byte"]
+            rows.append([path.stem, f"{point['bits_per_byte']:.4f}", f"{below:+.4f}", f"{line[-1]['elapsed_s']:.0f}"])
+        table(["configuration", "bits per byte", "below its n-gram", "seconds"], rows)
+
+
+main()

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# How much tinymoe learns in how much time: trains the configurations below with fixed seeds, prints tables of mean and
+# spread, and writes curves of validation loss against seconds and against tokens as SVG. What has been trained already
+# is not trained again, so a broken-off call can be repeated. Nothing else should run meanwhile.
+# Usage: scripts/learning.sh PART... [--out DIR] [--shakespeare FILE] [--transcript FILE] [--corpus DIR...] [--seeds N...]
+#   shakespeare  tinyshakespeare-char.toml: seconds to 1.88 nats, loss in nanoGPT's time (three minutes)
+#   long         tinyshakespeare-long.toml: half an hour, one seed
+#   dense        mixture against dense model, equal tokens and equal time, on --shakespeare and each --corpus
+#   transcript   transcript.toml on --transcript: bits per byte in ten minutes
+#   quickstart   quickstart.toml: bits per byte in 90 seconds
+#   configs      every file in configs/ once
+# Texts are not included; scripts/compare_nanogpt.md says where they come from.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+environment=${ENVIRONMENT:-target/learning}
+if [[ ! -x $environment/bin/python ]]; then
+    python3 -m venv "$environment"
+    "$environment/bin/pip" install --quiet matplotlib
+fi
+cargo build --release --quiet
+"$environment/bin/python" scripts/learning.py --binary target/release/tinymoe --out runs/learning "$@"
