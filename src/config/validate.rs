@@ -430,7 +430,8 @@ mod tests {
 
     #[test]
     fn memories_that_cannot_be_read_are_refused_where_there_are_any() {
-        let keys: [(&str, fn(&mut Config)); 8] = [
+        type Change = (&'static str, fn(&mut Config));
+        let keys: [Change; 8] = [
             ("model.memory_layers", |c| c.model.memory_layers = vec![0, 4]),
             ("model.memory_layers", |c| c.model.memory_layers = vec![1, 0]),
             ("model.memory_ngrams", |c| c.model.memory_ngrams = vec![]),
