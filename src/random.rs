@@ -62,8 +62,9 @@ impl Stream {
     }
 }
 
+/// The finaliser of SplitMix64, a bijection: every bit of the result depends on every bit of `z`.
 #[inline(always)]
-fn mix(mut z: u64) -> u64 {
+pub fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)

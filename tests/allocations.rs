@@ -34,6 +34,7 @@ fn a_decoded_token_allocates_nothing() {
     let mut config = Config::default();
     config.model.max_position_embeddings = 64;
     config.model.n_shared_experts = 1;
+    config.model.memory_layers = vec![0, 2];
     config.model.resolve();
     let model = Transformer::new(&config.model, &config.router, 300, 1).unwrap();
     for sequences in [1, 3] {

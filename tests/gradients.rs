@@ -65,6 +65,15 @@ const VARIANTS: &[(&str, Change)] = &[
     ("biases", |c| c.model.qkv_bias = true),
     ("partial rotation", |c| c.model.partial_rotary_factor = 0.7),
     ("dropout", |c| c.model.hidden_dropout = 0.3),
+    ("memory", |c| {
+        (c.model.memory_layers, c.model.memory_ngrams) = (vec![0, 1], vec![2, 3, 4]);
+        (c.model.memory_slots, c.model.memory_dim) = (13, 5);
+    }),
+    ("memory of bigrams, dropout, dense", |c| {
+        (c.model.memory_layers, c.model.memory_ngrams) = (vec![1], vec![2]);
+        (c.model.memory_slots, c.model.memory_dim) = (300, 8);
+        (c.model.hidden_dropout, c.model.num_experts) = (0.3, 0);
+    }),
     ("dropout in experts", |c| (c.model.expert_dropout, c.model.n_shared_experts) = (0.3, 1)),
     ("dropout in a dense layer", |c| (c.model.expert_dropout, c.model.num_experts) = (0.3, 0)),
 ];
@@ -102,7 +111,7 @@ impl Case {
 
     /// The fast path's loss and flat gradient.
     fn fast(&self) -> (f32, Vec<f32>) {
-        self.model.parameters.gradients().fill(0.0);
+        self.model.parameters.clear_gradients();
         let output = self.model.forward(&self.ids, &self.targets, self.pass).unwrap();
         output.loss.root.backward().unwrap();
         let mut total = output.loss.root.to_scalar::<f32>().unwrap();

@@ -121,6 +121,50 @@ fn the_routing_log_of_a_text_holds_its_tokens_in_order_with_their_probabilities(
 }
 
 #[test]
+fn a_memory_is_reported_and_logged_by_inspection_and_sampling() {
+    let workspace = Workspace::new();
+    let settings = "--set model.memory_layers=[1] --set model.memory_slots=500 --set model.memory_dim=4";
+    for (run, more) in [("m", ""), ("dense", "--set model.num_experts=0")] {
+        workspace.succeeds(&format!("train tiny.toml --run {run} {settings} {more}"));
+        let text = workspace.succeeds(&format!("inspect {run}")).stdout;
+        assert!(text.contains("Memory of n-grams of 2, 3 tokens") && text.contains("    1  0."), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    }
+    let report = json(&workspace.succeeds("inspect m --json --routing-log log.jsonl --knockout").stdout);
+    let memory = &report["memories"][0];
+    assert_eq!((&memory["layer"], &memory["ngrams"], &memory["slots"]), (&json("1"), &json("[2, 3]"), &json("500")));
+
+    // The log has what the report was made from.
+    let (header, entries) = read_log(&workspace.path("log.jsonl")).unwrap();
+    let header = header.memory.unwrap();
+    assert_eq!((header.layers, header.ngrams, header.slots, header.dim), (vec![1], vec![2, 3], 500, 4));
+    let gates = entries.iter().map(|entry| f64::from(entry.memory[0].gate));
+    assert!((gates.sum::<f64>() / entries.len() as f64 - memory["mean_gate"].as_f64().unwrap()).abs() < 1e-6);
+    for table in 0..2 {
+        let rows: std::collections::BTreeSet<u32> = entries.iter().map(|entry| entry.memory[0].rows[table]).collect();
+        assert_eq!(rows.len() as f64 / 500.0, memory["rows_in_use"][table].as_f64().unwrap());
+    }
+    for ngram in array(&memory["widest"]) {
+        assert_eq!(array(&ngram["ids"]).len(), 3, "{ngram}");
+    }
+
+    // Decoding reads the same rows as the pass over the whole text.
+    workspace.succeeds("sample m --prompt-file talk.txt --tokens 3 --count 2 --routing-log sample.jsonl");
+    let (_, sampled) = read_log(&workspace.path("sample.jsonl")).unwrap();
+    workspace.succeeds("inspect m --data talk.txt --routing-log whole.jsonl");
+    let (_, whole) = read_log(&workspace.path("whole.jsonl")).unwrap();
+    let first: Vec<_> = sampled.iter().filter(|entry| entry.sample == Some(0)).take(8).collect();
+    for (ours, theirs) in first.into_iter().zip(&whole) {
+        assert_eq!((ours.id, &ours.memory[0].rows), (theirs.id, &theirs.memory[0].rows));
+        assert!((ours.memory[0].gate - theirs.memory[0].gate).abs() < 1e-4);
+    }
+    // A model of our own architecture is exported as such, with the reason; llama.cpp has none.
+    let exported = workspace.succeeds("export m --to hf out");
+    assert!(exported.stderr.contains("model.memory_layers"), "{}", exported.stderr);
+    workspace.refuses("export m --to gguf out.gguf", 1, &["model.memory_layers"]);
+}
+
+#[test]
 fn a_run_compared_with_itself_matches_every_expert_with_itself() {
     let workspace = Workspace::trained();
     workspace.succeeds("train tiny.toml --run other --set train.seed=2");

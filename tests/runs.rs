@@ -8,7 +8,7 @@ use std::fs;
 use std::process::Command;
 
 /// Whatever changes what a step does, or what it depends on.
-const VARIANTS: [&str; 14] = [
+const VARIANTS: [&str; 15] = [
     "",
     "router.noisy_gate=true",
     "router.scoring_func=sigmoid router.balance=bias",
@@ -22,6 +22,7 @@ const VARIANTS: [&str; 14] = [
     "optimizer.schedule=linear tokenizer.kind=chars",
     "optimizer.schedule=wsd tokenizer.kind=bpe tokenizer.vocab_size=280",
     "optimizer.schedule=constant",
+    "model.memory_layers=[0,1] model.memory_slots=500 train.gradient_accumulation_steps=2 model.hidden_dropout=0.1",
     "router.balance=none train.log_interval=4 train.eval_interval=3",
 ];
 
@@ -115,7 +116,11 @@ fn a_crash_between_a_save_and_its_links_is_made_good() {
 #[test]
 fn any_number_of_threads_gives_the_same_bytes() {
     let workspace = Workspace::new();
-    for variant in ["", "model.hidden_size=40 model.num_experts=6 train.batch_size=7 model.hidden_dropout=0.1"] {
+    for variant in [
+        "",
+        "model.hidden_size=40 model.num_experts=6 train.batch_size=7 model.hidden_dropout=0.1",
+        "model.memory_layers=[0,1] model.memory_slots=500 train.batch_size=7 model.hidden_dropout=0.1",
+    ] {
         let run = |threads: usize| {
             let name = format!("t{threads}-{}", variant.len());
             workspace.succeeds(&format!("{} --threads {threads}", train(&name, &format!("{EVERY_STEP} {variant}"))));

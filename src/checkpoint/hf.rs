@@ -70,6 +70,9 @@ pub fn architecture(model: &ModelConfig, router: &RouterConfig) -> Result<&'stat
     let heads_fill_width = model.num_attention_heads * model.head_dim == model.hidden_size;
     let experts = has_experts(model);
     let sigmoid = experts && router.scoring_func == ScoringFunc::Sigmoid;
+    if !model.memory_layers.is_empty() {
+        return obstacle("model.memory_layers: no architecture reads a memory of n-grams");
+    }
     if model.qk_norm_across_heads && (!experts || sigmoid) {
         return obstacle("model.qk_norm_across_heads = true: only olmoe has it, with softmax-routed experts");
     }
@@ -294,6 +297,7 @@ mod tests {
     /// Configurations that no architecture computes, and the option that the reason must name.
     pub const OBSTACLES: &[Variant] = &[
         ("router.balance", |_, r| r.balance = Balance::Bias),
+        ("model.memory_layers", |m, _| m.memory_layers = vec![1]),
         ("router.scoring_func", |_, r| r.scoring_func = ScoringFunc::Sigmoid),
         ("router.routed_scaling_factor", |_, r| r.routed_scaling_factor = 2.0),
         ("router.norm_topk_prob", |m, r| (m.qk_norm, r.norm_topk_prob) = (false, false)),

@@ -5,7 +5,7 @@ use super::{Global, Trained};
 use crate::checkpoint;
 use crate::dataset::Tokens;
 use crate::error::Failure;
-use crate::routing::log::{Entry, RoutingLog, Source};
+use crate::routing::log::{Entry, Recall, RoutingLog, Source};
 use crate::routing::{
     CheckpointSaturation, Comparison, Context, ModelFacts, Report, RunFacts, Saturation, Side, Style, Trace, Traced,
     blocks, domains_of, excerpt_positions, history, knock_out, load, match_layers, overlap, page, render,
@@ -149,6 +149,7 @@ fn write_entries(
             logprob: previous_loss.map(|loss| -loss),
             experts: seen.routing.iter().map(|routing| routing.experts_NK[rows(routing)].to_vec()).collect(),
             gates: seen.routing.iter().map(|routing| routing.gates_NK[rows(routing)].to_vec()).collect(),
+            memory: Recall::all(seen.readings.iter().map(AsRef::as_ref), row),
         })?;
         *previous_loss = Some(seen.losses_N[row]);
     }

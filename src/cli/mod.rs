@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::error::{Failure, exit_code};
 use crate::model::transformer::Transformer;
 use crate::ops::{buffer, pool, simd};
-use crate::routing::log::Header;
+use crate::routing::log::{Header, MemoryHeader};
 use crate::tokenizer::Tokenizer;
 use crate::train::progress::Verbosity;
 use crate::train::state::TrainerState;
@@ -210,9 +210,20 @@ impl Trained {
             layers: self.model.moe_layers(),
             num_experts: self.model.model.num_experts,
             experts_per_token: self.model.model.num_experts_per_tok,
+            memory: self.memory_header(),
             tokenizer_sha256: self.tokenizer_sha256.clone(),
             sampling,
         }
+    }
+
+    fn memory_header(&self) -> Option<MemoryHeader> {
+        let model = &self.model.model;
+        (!model.memory_layers.is_empty()).then(|| MemoryHeader {
+            layers: model.memory_layers.clone(),
+            ngrams: model.memory_ngrams.clone(),
+            slots: model.memory_slots,
+            dim: model.memory_dim,
+        })
     }
 
     fn no_validation_split(&self) -> Failure {

@@ -157,6 +157,7 @@ fn entry(passed: &Passed, trained: &Trained, count: usize) -> Entry {
         logprob: passed.logprob,
         experts: passed.experts(),
         gates: passed.gates(),
+        memory: passed.recalls(),
     }
 }
 

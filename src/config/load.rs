@@ -158,7 +158,7 @@ fn apply(sections: &mut Sections, Setting { key, value, place }: Setting) -> any
         Ok(value) => *slot = value,
         Err(problem) => return usage(format!("{place}: {key}: {problem}")),
     }
-    // Only serde knows the variants of an enum. All other values are sound, so an error is this value's.
+    // Only serde knows the variants of an enum, and what an array holds. All other values are sound, so an error is this value's.
     match Config::deserialize(Value::try_from(&*sections)?) {
         Ok(_) => Ok(()),
         Err(error) => usage(format!("{place}: {key}: {}", error.message())),
@@ -169,12 +169,14 @@ fn apply(sections: &mut Sections, Setting { key, value, place }: Setting) -> any
 /// the value is converted, so nothing nested is ever walked.
 fn typed_like(model: &Value, value: Spanned<DeValue>) -> Result<Value, String> {
     let given = value.get_ref();
-    let only_strings = |items: &DeArray| items.iter().all(|item| item.get_ref().is_str());
+    let holds_one_type = |items: &DeArray| {
+        items.iter().all(|item| item.get_ref().is_str()) || items.iter().all(|item| item.get_ref().is_integer())
+    };
     let (expected, fits) = match model {
         Value::Boolean(_) => ("true or false", given.is_bool()),
         Value::Integer(_) => ("a whole number", given.is_integer()),
         Value::Float(_) => ("a number", given.is_float() || given.is_integer()),
-        Value::Array(_) => ("an array that holds only strings", given.as_array().is_some_and(only_strings)),
+        Value::Array(_) => ("an array of strings or of whole numbers", given.as_array().is_some_and(holds_one_type)),
         _ => ("a string", given.is_str()),
     };
     if !fits {
@@ -334,8 +336,16 @@ mod tests {
             ("[model]\nqk_norm = 1", "2: model.qk_norm: expected true or false, found integer"),
             ("[optimizer]\nbeta1 = '0.9'", "2: optimizer.beta1: expected a number, found string"),
             ("[tokenizer]\npath = []", "2: tokenizer.path: expected a string, found array"),
-            ("[data]\nsources = 'a'", "2: data.sources: expected an array that holds only strings, found string"),
-            ("[data]\nsources = [1]", "2: data.sources: expected an array that holds only strings, found array"),
+            (
+                "[data]\nsources = 'a'",
+                "2: data.sources: expected an array of strings or of whole numbers, found string",
+            ),
+            ("[data]\nsources = [1]", "2: data.sources: invalid type: integer `1`, expected a string"),
+            (
+                "[data]\nsources = ['a', 1]",
+                "2: data.sources: expected an array of strings or of whole numbers, found array",
+            ),
+            ("[model]\nmemory_layers = [-1]", "2: model.memory_layers: invalid value: integer `-1`, expected usize"),
             (
                 "\n[router]\nscoring_func = 'softmx'",
                 "3: router.scoring_func: unknown variant `softmx`, expected `softmax` or `sigmoid`",

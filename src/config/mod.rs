@@ -76,6 +76,14 @@ pub struct ModelConfig {
     pub shared_expert_gate: bool,
     pub first_k_dense_replace: usize,
     pub intermediate_size: usize,
+    #[serde(default)]
+    pub memory_layers: Vec<usize>,
+    #[serde(default)]
+    pub memory_ngrams: Vec<usize>,
+    #[serde(default)]
+    pub memory_slots: usize,
+    #[serde(default)]
+    pub memory_dim: usize,
     pub initializer_range: f64,
     #[serde(default)]
     pub zero_init_residual: bool,
@@ -83,6 +91,11 @@ pub struct ModelConfig {
     #[serde(default)]
     pub expert_dropout: f64,
 }
+
+/// How many tokens a memory's n-grams may have.
+const NGRAM_ORDERS: std::ops::RangeInclusive<usize> = 2..=4;
+/// The most rows of a memory's table.
+pub const MAX_MEMORY_SLOTS: usize = 1 << 24;
 
 /// All channels turn where a checkpoint does not say otherwise.
 fn whole() -> f64 {
@@ -105,6 +118,20 @@ impl ModelConfig {
         if self.head_dim == 0 && heads > 0 && width % heads == 0 {
             self.head_dim = width / heads;
         }
+    }
+
+    /// Whether each token reads a memory before the attention of layer `layer`.
+    pub fn has_memory(&self, layer: usize) -> bool {
+        self.memory_layers.contains(&layer)
+    }
+
+    /// What the orders of a memory's n-grams must be, if they are something else.
+    pub fn bad_memory_ngrams(&self) -> Option<&'static str> {
+        let orders = &self.memory_ngrams;
+        let fit = !orders.is_empty()
+            && orders.iter().all(|order| NGRAM_ORDERS.contains(order))
+            && orders.is_sorted_by(|a, b| a < b);
+        (!fit).then_some("one or more different orders from 2 to 4, the shortest first")
     }
 
     /// Whether layer `layer` routes its tokens to experts.
@@ -175,6 +202,7 @@ pub struct OptimizerConfig {
     pub max_grad_norm: f64,
     pub router_lr_multiplier: f64,
     pub embedding_lr_multiplier: f64,
+    pub memory_lr_multiplier: f64,
     pub muon_momentum: f64,
 }
 

@@ -2,7 +2,7 @@
 //! a message that names the keys and what to try.
 
 use super::{Balance, Config, DataConfig, ModelConfig, OptimizerConfig, RouterConfig, ScoringFunc, Setback};
-use super::{TokenizerConfig, TokenizerKind, TrainConfig};
+use super::{MAX_MEMORY_SLOTS, TokenizerConfig, TokenizerKind, TrainConfig};
 
 /// Everything that is wrong with a resolved configuration, in the order of its sections.
 pub(super) fn violations(config: &Config) -> Vec<String> {
@@ -11,6 +11,7 @@ pub(super) fn violations(config: &Config) -> Vec<String> {
     tokenizer(&mut rules, &config.tokenizer);
     model(&mut rules, &config.model);
     experts(&mut rules, &config.model);
+    memory(&mut rules, &config.model);
     router(&mut rules, &config.router, &config.model);
     optimizer(&mut rules, &config.optimizer, config.train.max_steps);
     train(&mut rules, &config.train);
@@ -198,6 +199,28 @@ fn experts(rules: &mut Rules, m: &ModelConfig) {
     );
 }
 
+fn memory(rules: &mut Rules, m: &ModelConfig) {
+    let (layers, read) = (m.num_hidden_layers, &m.memory_layers);
+    if read.is_empty() {
+        return;
+    }
+    rules.refuse(
+        read.iter().any(|&layer| layer >= layers) || !read.is_sorted_by(|a, b| a < b),
+        format!(
+            "model.memory_layers = {read:?} must be different layers in ascending order, counted from 0, of \
+             model.num_hidden_layers = {layers}"
+        ),
+    );
+    if let Some(wanted) = m.bad_memory_ngrams() {
+        rules.refuse(true, format!("model.memory_ngrams = {:?} must be {wanted}", m.memory_ngrams));
+    }
+    rules.refuse(
+        m.memory_slots == 0 || m.memory_slots > MAX_MEMORY_SLOTS,
+        format!("model.memory_slots = {} must be from 1 to {MAX_MEMORY_SLOTS}", m.memory_slots),
+    );
+    rules.at_least_1("model.memory_dim", m.memory_dim);
+}
+
 fn router(rules: &mut Rules, r: &RouterConfig, m: &ModelConfig) {
     let is_sigmoid = r.scoring_func == ScoringFunc::Sigmoid;
     rules.refuse(
@@ -245,6 +268,7 @@ fn optimizer(rules: &mut Rules, o: &OptimizerConfig, max_steps: usize) {
     rules.not_negative("optimizer.max_grad_norm", o.max_grad_norm);
     rules.not_negative("optimizer.router_lr_multiplier", o.router_lr_multiplier);
     rules.not_negative("optimizer.embedding_lr_multiplier", o.embedding_lr_multiplier);
+    rules.not_negative("optimizer.memory_lr_multiplier", o.memory_lr_multiplier);
     rules.within(
         "optimizer.muon_momentum",
         o.muon_momentum,
@@ -297,7 +321,7 @@ fn sizes(rules: &mut Rules, config: &Config) {
         parameters > MAX_PARAMETERS,
         format!(
             "[model] asks for about {:.1} billion parameters ({:.0} GiB in f32), more than {:.0} billion; make \
-             model.hidden_size, model.num_hidden_layers, model.num_experts or the widths smaller",
+             model.hidden_size, model.num_hidden_layers, model.num_experts, model.memory_slots or the widths smaller",
             parameters / 1e9,
             parameters * 4.0 / (1u64 << 30) as f64,
             MAX_PARAMETERS / 1e9
@@ -337,7 +361,11 @@ pub fn estimated_parameters(m: &ModelConfig, vocab_size: usize) -> f64 {
     let layers = m.num_hidden_layers;
     let dense_layers = if m.num_experts == 0 { layers } else { m.first_k_dense_replace.min(layers) } as f64;
     let moe_layers = layers as f64 - dense_layers;
+    // Rows of the tables, and keys and values made of one row each.
+    let channels = m.memory_ngrams.len() as f64 * m.memory_dim as f64;
+    let memory = channels * (m.memory_slots as f64 + 2.0 * width);
     vocabulary * width * embeddings
+        + m.memory_layers.len() as f64 * memory
         + m.num_hidden_layers as f64 * attention
         + dense_layers * swiglu(m.intermediate_size)
         + moe_layers * moe
@@ -399,6 +427,31 @@ mod tests {
         assert_names("model.first_k_dense_replace", |c| c.model.first_k_dense_replace = 5);
         assert_names("model.moe_intermediate_size", |c| c.model.moe_intermediate_size = 0);
         assert_names("model.intermediate_size", |c| (c.model.num_experts, c.model.intermediate_size) = (0, 0));
+    }
+
+    #[test]
+    fn memories_that_cannot_be_read_are_refused_where_there_are_any() {
+        type Change = (&'static str, fn(&mut Config));
+        let keys: [Change; 8] = [
+            ("model.memory_layers", |c| c.model.memory_layers = vec![0, 4]),
+            ("model.memory_layers", |c| c.model.memory_layers = vec![1, 0]),
+            ("model.memory_ngrams", |c| c.model.memory_ngrams = vec![]),
+            ("model.memory_ngrams", |c| c.model.memory_ngrams = vec![2, 2]),
+            ("model.memory_ngrams", |c| c.model.memory_ngrams = vec![1]),
+            ("model.memory_slots", |c| c.model.memory_slots = 0),
+            ("model.memory_slots", |c| c.model.memory_slots = MAX_MEMORY_SLOTS + 1),
+            ("model.memory_dim", |c| c.model.memory_dim = 0),
+        ];
+        for (key, change) in keys {
+            assert_names(key, |c| {
+                c.model.memory_layers = vec![1];
+                change(c);
+            });
+        }
+        assert_eq!(
+            problems_after(|c| (c.model.memory_slots, c.model.memory_ngrams) = (0, vec![])),
+            Vec::<String>::new()
+        );
     }
 
     #[test]
@@ -494,6 +547,7 @@ mod tests {
             ("optimizer.weight_decay", |c| &mut c.optimizer.weight_decay, &[-0.1]),
             ("optimizer.max_grad_norm", |c| &mut c.optimizer.max_grad_norm, &[-0.1]),
             ("optimizer.router_lr_multiplier", |c| &mut c.optimizer.router_lr_multiplier, &[-0.1]),
+            ("optimizer.memory_lr_multiplier", |c| &mut c.optimizer.memory_lr_multiplier, &[-0.1]),
             ("optimizer.embedding_lr_multiplier", |c| &mut c.optimizer.embedding_lr_multiplier, &[-0.1]),
             ("optimizer.muon_momentum", |c| &mut c.optimizer.muon_momentum, &[-0.1, 1.0]),
             ("train.token_corruption", |c| &mut c.train.token_corruption, &[-0.1, 1.0]),
@@ -521,7 +575,7 @@ mod tests {
         assert_refused(
             |c| (c.model.hidden_size, c.model.num_experts) = (4096, 1024),
             "[model] asks for about 9.2 billion parameters (34 GiB in f32), more than 4 billion; make \
-             model.hidden_size, model.num_hidden_layers, model.num_experts or the widths smaller",
+             model.hidden_size, model.num_hidden_layers, model.num_experts, model.memory_slots or the widths smaller",
         );
         let problems = problems_after(|c| {
             c.model.hidden_size = usize::MAX / 8 * 8;

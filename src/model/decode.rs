@@ -2,6 +2,7 @@
 
 use super::attention::Attention;
 use super::dispatch::Dispatch;
+use super::memory::{BEFORE_START, Memory, Reading};
 use super::moe::{ExpertWeights, FeedForward, Routed};
 use super::router::Routing;
 use super::transformer::Transformer;
@@ -17,6 +18,8 @@ pub struct Decoder<'a> {
     sequences: usize,
     position: usize,
     caches: Vec<Cache>,
+    /// The last tokens of each sequence, as many as memories look back at.
+    recent: Vec<u32>,
     step: Step,
 }
 
@@ -32,6 +35,8 @@ struct Cache {
 pub struct Step {
     /// The new tokens' routing, one entry a MoE layer, without losses; tokens of one sequence after the other.
     pub routing: Vec<Routing>,
+    /// What the new tokens read, one entry a memory; in the same order.
+    pub readings: Vec<Reading>,
     /// The new tokens' logits (N, V).
     pub logits_NV: Vec<f32>,
 }
@@ -52,8 +57,14 @@ impl<'a> Decoder<'a> {
         // Zeros that nobody has touched take no memory yet: a long context costs what of it is used.
         let cache = |_| Cache { keys: vec![0.0; len], values: vec![0.0; len] };
         let caches = (0..shape.num_hidden_layers).map(cache).collect();
-        let step = Step { routing: vec![Routing::default(); model.moe_layers().len()], ..Step::default() };
-        Self { model, sequences: 1, position: 0, caches, step }
+        let step = Step {
+            routing: vec![Routing::default(); model.moe_layers().len()],
+            readings: vec![Reading::default(); model.memories().count()],
+            ..Step::default()
+        };
+        let longest = model.memories().flat_map(|memory| &memory.orders).map(|(order, _)| *order).max();
+        let recent = vec![BEFORE_START; longest.map_or(0, |order| order - 1)];
+        Self { model, sequences: 1, position: 0, caches, recent, step }
     }
 
     /// This sequence `count` times, to be continued in different ways.
@@ -65,6 +76,7 @@ impl<'a> Decoder<'a> {
             cache.keys = cache.keys.repeat(count);
             cache.values = cache.values.repeat(count);
         }
+        self.recent = self.recent.repeat(count);
         self.sequences *= count;
         self
     }
@@ -77,6 +89,7 @@ impl<'a> Decoder<'a> {
     /// Back to position 0.
     pub fn clear(&mut self) {
         self.position = 0;
+        self.recent.fill(BEFORE_START);
     }
 
     /// Appends new tokens, equally many to each sequence and one sequence's after the other's. Once a step of few tokens
@@ -100,12 +113,25 @@ impl<'a> Decoder<'a> {
             x_D.copy_from_slice(row_D);
         }
         let mut routing = self.step.routing.iter_mut();
+        let mut readings = self.step.readings.iter_mut();
         let place = Place { sequences: self.sequences, added, position: self.position };
         for (layer, cache) in self.model.layers.iter().zip(&mut self.caches) {
+            if let (Some(memory), Some(reading)) = (&layer.memory, layer.memory.as_ref().and_then(|_| readings.next()))
+            {
+                remember(memory, &values, &mut x_ND, ids_N, (&self.recent, self.sequences), reading);
+            }
             attend(&layer.attention, &values, &mut x_ND, cache, place);
             feed_forward(&layer.feed_forward, &values, &mut x_ND, rows, &mut routing);
         }
         self.position += added;
+        let looks_back = self.recent.len() / self.sequences;
+        if looks_back > 0 {
+            for (recent, ids) in self.recent.chunks_exact_mut(looks_back).zip(ids_N.chunks_exact(added)) {
+                let news = added.min(looks_back);
+                recent.copy_within(news.., 0);
+                recent[looks_back - news..].copy_from_slice(&ids[added - news..]);
+            }
+        }
 
         let head = &self.model.head;
         let (mut h_ND, mut scales) = (Buffer::any(x_ND.len()), Buffer::any(rows));
@@ -131,6 +157,35 @@ struct Place {
     sequences: usize,
     added: usize,
     position: usize,
+}
+
+/// x += gate v, given the `recent` tokens before the new ones of each of the sequences.
+fn remember(
+    layer: &Memory,
+    values: &[f32],
+    x_ND: &mut [f32],
+    ids_N: &[u32],
+    (recent, sequences): (&[u32], usize),
+    reading: &mut Reading,
+) {
+    let (hidden, rows) = (layer.hidden, ids_N.len());
+    reading.rows_NO.clear();
+    for (before, ids) in recent.chunks_exact(recent.len() / sequences).zip(ids_N.chunks_exact(rows / sequences)) {
+        layer.look_up(before, ids, &mut reading.rows_NO);
+    }
+    let (mut h_ND, mut scales) = (Buffer::any(x_ND.len()), Buffer::any(rows));
+    norm::forward(x_ND, &values[layer.norm.clone()], layer.eps, &mut h_ND, &mut scales);
+    let (mut e, mut kv) = (Buffer::any(rows * layer.channels()), Buffer::any(2 * x_ND.len()));
+    layer.gather(values, &reading.rows_NO, &mut e);
+    linear(&e, &values[layer.key_value.clone()], &mut kv, rows);
+    reading.gates_N.resize(rows, 0.0);
+    simd::vectorized!(|| {
+        let stream = x_ND.chunks_exact_mut(hidden).zip(h_ND.chunks_exact(hidden));
+        for ((x_D, h_D), (kv, gate)) in stream.zip(kv.chunks_exact(2 * hidden).zip(&mut reading.gates_N)) {
+            *gate = simd::sigmoid(layer.logit(h_D, &kv[..hidden]).0);
+            simd::add_scaled(x_D, *gate, &kv[hidden..]);
+        }
+    });
 }
 
 /// x += W_o attention(...), reading and extending the cache.

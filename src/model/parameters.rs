@@ -18,6 +18,8 @@ pub enum Kind {
     Router,
     /// A gain or bias vector: not decayed.
     Gain,
+    /// Rows of which a step reads few: not decayed, and moved only where a gradient came.
+    Table,
     /// State that no gradient reaches (the choice bias of bias balancing).
     State,
 }
@@ -56,6 +58,7 @@ pub struct Parameters {
     list: Vec<Parameter>,
     values: RwLock<Vec<f32>>,
     gradients: Mutex<Vec<f32>>,
+    touched: Mutex<Vec<Range<usize>>>,
 }
 
 /// Lays parameters out one after the other.
@@ -79,7 +82,12 @@ impl Layout {
         let (values, gradients) = (vec![0.0; self.len], vec![0.0; self.len]);
         prefer_large_pages(&values);
         prefer_large_pages(&gradients);
-        Parameters { list: self.list, values: RwLock::new(values), gradients: Mutex::new(gradients) }
+        Parameters {
+            list: self.list,
+            values: RwLock::new(values),
+            gradients: Mutex::new(gradients),
+            touched: Mutex::default(),
+        }
     }
 }
 
@@ -122,6 +130,37 @@ impl Parameters {
 
     pub fn gradients(&self) -> MutexGuard<'_, Vec<f32>> {
         self.gradients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stretches of the flat buffer that are not tables. All others of a table's numbers than those in
+    /// [`Self::touched`] have a gradient of 0.
+    pub fn dense(&self) -> Vec<Range<usize>> {
+        let mut stretches: Vec<Range<usize>> = Vec::new();
+        for Parameter { range, .. } in self.list.iter().filter(|parameter| parameter.kind != Kind::Table) {
+            match stretches.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => stretches.push(range.clone()),
+            }
+        }
+        stretches
+    }
+
+    /// Where rows of tables have a gradient since it was last cleared: ascending and disjoint.
+    pub fn touched(&self) -> MutexGuard<'_, Vec<Range<usize>>> {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that rows of tables have got a gradient.
+    pub fn touch(&self, rows: Vec<Range<usize>>) {
+        let mut touched = self.touched();
+        touched.extend(rows);
+        touched.sort_unstable_by_key(|row| row.start);
+        touched.dedup();
+    }
+
+    pub fn clear_gradients(&self) {
+        let mut gradients = self.gradients();
+        self.dense().into_iter().chain(self.touched().drain(..)).for_each(|range| gradients[range].fill(0.0));
     }
 }
 

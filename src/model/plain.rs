@@ -5,6 +5,7 @@
 //! gradient compares with theirs number by number.
 
 use super::attention::Attention;
+use super::memory::Memory;
 use super::moe::{ExpertWeights, FeedForward, Routed};
 use super::operation::Pass;
 use super::transformer::Transformer;
@@ -31,6 +32,9 @@ pub fn forward(model: &Transformer, flat: &Tensor, ids: &[u32], targets: &[u32],
     x = drop_out(&x, model.model.hidden_dropout, "embedding dropout", 0, pass)?;
     let mut auxiliary = Tensor::zeros((), DType::F32, device)?;
     for layer in &model.layers {
+        if let Some(layer) = &layer.memory {
+            x = (&x + memory(layer, flat, ids, &x, pass)?)?;
+        }
         x = (&x + attention(&layer.attention, flat, &x, pass)?)?;
         let (y, losses) = feed_forward(&layer.feed_forward, flat, &x, pass)?;
         x = (x + y)?;
@@ -42,6 +46,24 @@ pub fn forward(model: &Transformer, flat: &Tensor, ids: &[u32], targets: &[u32],
     let cross_entropy = (log_sum_exp(&logits)? - logits.gather(&targets, 1)?)?.mean_all()?;
     let total = ((cross_entropy + auxiliary)? * f64::from(pass.loss_scale()))?;
     Ok(PlainOutput { logits, total })
+}
+
+/// What the last tokens call up, weighted by how well it fits.
+fn memory(layer: &Memory, flat: &Tensor, ids: &[u32], x: &Tensor, pass: Pass) -> Result<Tensor> {
+    let (hidden, table) = (layer.hidden, layer.slots * layer.width);
+    let rows = Tensor::from_vec(layer.rows(ids, pass.time), (pass.tokens(), layer.orders.len()), x.device())?;
+    let parts = (0..layer.orders.len()).map(|order| {
+        let start = layer.tables.start + order * table;
+        let table = weight(flat, &(start..start + table), &[layer.slots, layer.width])?;
+        table.index_select(&rows.narrow(1, order, 1)?.squeeze(1)?.contiguous()?, 0)
+    });
+    let e = Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)?;
+    let key_value = e.matmul(&weight(flat, &layer.key_value, &[2 * hidden, layer.channels()])?.t()?)?;
+    let (k, v) = (key_value.narrow(1, 0, hidden)?, key_value.narrow(1, hidden, hidden)?);
+    let h = rms_norm(x, &weight(flat, &layer.norm, &[hidden])?, layer.eps)?;
+    let k = rms_norm(&k, &Tensor::ones(hidden, DType::F32, x.device())?, layer.eps)?;
+    let gate = sigmoid(&((h * k)?.sum_keepdim(1)? * (hidden as f64).powf(-0.5))?)?;
+    drop_out(&v.broadcast_mul(&gate)?, layer.dropout, "memory dropout", layer.layer, pass)
 }
 
 fn attention(layer: &Attention, flat: &Tensor, x: &Tensor, pass: Pass) -> Result<Tensor> {

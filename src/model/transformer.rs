@@ -1,10 +1,12 @@
-//! The whole model, top to bottom: embedding, L layers of attention and feed-forward, norm and head.
+//! The whole model, top to bottom: embedding, L layers of attention and feed-forward (before some of them a memory),
+//! norm and head.
 //!
 //! Pre-norm RMSNorm, RoPE, grouped-query attention, SwiGLU experts behind a router: the common denominator of today's
 //! open MoE models, so that a checkpoint can say that it is a `qwen3_moe`, a `mixtral` or a `glm4_moe`.
 
 use super::attention::Attention;
 use super::head::{Head, Loss, embed};
+use super::memory::{Memory, Reading};
 use super::moe::FeedForward;
 use super::operation::Pass;
 use super::parameters::{Init, Kind, Layout, Parameters};
@@ -28,6 +30,7 @@ pub struct Transformer {
 }
 
 pub struct Layer {
+    pub memory: Option<Arc<Memory>>,
     pub attention: Arc<Attention>,
     pub feed_forward: Arc<FeedForward>,
 }
@@ -36,6 +39,7 @@ pub struct Layer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Station {
     Embedding,
+    Memory(usize),
     Attention(usize),
     FeedForward(usize),
 }
@@ -44,6 +48,7 @@ impl std::fmt::Display for Station {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Station::Embedding => f.write_str("the embedding"),
+            Station::Memory(layer) => write!(f, "layer {layer}'s memory"),
             Station::Attention(layer) => write!(f, "layer {layer}'s attention"),
             Station::FeedForward(layer) => write!(f, "layer {layer}'s feed-forward part"),
         }
@@ -55,6 +60,17 @@ pub struct Output {
     pub loss: Loss,
     /// One entry a MoE layer.
     pub routing: Vec<Arc<Routing>>,
+    /// One entry a memory.
+    pub readings: Vec<Arc<Reading>>,
+}
+
+/// What the layers make of the residual stream.
+pub struct Passage {
+    pub x_ND: Tensor,
+    /// One entry a MoE layer on the way.
+    pub routing: Vec<Arc<Routing>>,
+    /// One entry a memory on the way.
+    pub readings: Vec<Arc<Reading>>,
 }
 
 impl Transformer {
@@ -75,6 +91,7 @@ impl Transformer {
         let rotary = Arc::new(RotaryTable::new(model.max_position_embeddings, model.rotary_dim(), model.rope_theta));
         let layers = (0..model.num_hidden_layers)
             .map(|layer| Layer {
+                memory: model.has_memory(layer).then(|| Arc::new(Memory::new(&mut layout, model, layer))),
                 attention: Arc::new(Attention::new(&mut layout, model, &rotary, layer)),
                 feed_forward: Arc::new(FeedForward::new(&mut layout, model, router, layer)),
             })
@@ -101,8 +118,9 @@ impl Transformer {
     /// `loss.root.backward()` adds every weight's gradient to [`Parameters::gradients`].
     pub fn forward(&self, ids_N: &[u32], targets_N: &[u32], pass: Pass) -> Result<Output> {
         let x_ND = self.embed(ids_N, pass)?;
-        let (x_ND, routing) = self.sub_layers(0, x_ND, pass, |_, _| Ok(()))?;
-        Ok(Output { loss: self.head.loss(&self.parameters, &x_ND, targets_N, pass)?, routing })
+        let passage = self.sub_layers(Station::Embedding, ids_N, x_ND, pass, |_, _| Ok(()))?;
+        let Passage { x_ND, routing, readings } = passage;
+        Ok(Output { loss: self.head.loss(&self.parameters, &x_ND, targets_N, pass)?, routing, readings })
     }
 
     /// The residual stream before the first layer.
@@ -114,30 +132,49 @@ impl Transformer {
         embed(&anchor, &self.parameters, &self.embedding_VD, ids_N, pass, hidden, dropout)
     }
 
-    /// The residual stream after all sub-layers from number `first` on, given that before it, and the routing of those
-    /// that route. Sub-layer 2 l is the attention of layer l, 2 l + 1 its feed-forward. `watch` sees the stream after
+    /// Where the residual stream goes by, in order.
+    fn stations(&self) -> impl Iterator<Item = Station> + '_ {
+        let of_layer = |(number, layer): (usize, &Layer)| {
+            let memory = layer.memory.as_ref().map(|_| Station::Memory(number));
+            memory.into_iter().chain([Station::Attention(number), Station::FeedForward(number)])
+        };
+        [Station::Embedding].into_iter().chain(self.layers.iter().enumerate().flat_map(of_layer))
+    }
+
+    /// The way of the residual stream through all sub-layers behind `start`, given what it is there. `watch` sees it after
     /// each.
     pub fn sub_layers(
         &self,
-        first: usize,
-        mut x_ND: Tensor,
+        start: Station,
+        ids_N: &[u32],
+        x_ND: Tensor,
         pass: Pass,
         mut watch: impl FnMut(Station, &Tensor) -> Result<()>,
-    ) -> Result<(Tensor, Vec<Arc<Routing>>)> {
-        let mut routing = Vec::new();
-        for number in first..2 * self.layers.len() {
-            let layer = &self.layers[number / 2];
-            if number % 2 == 0 {
-                x_ND = layer.attention.forward(&self.parameters, &x_ND, pass)?;
-                watch(Station::Attention(number / 2), &x_ND)?;
-            } else {
-                let (y_ND, decisions) = layer.feed_forward.forward(&self.parameters, &x_ND, pass)?;
-                x_ND = y_ND;
-                routing.extend(decisions);
-                watch(Station::FeedForward(number / 2), &x_ND)?;
-            }
+    ) -> Result<Passage> {
+        let mut passage = Passage { x_ND, routing: Vec::new(), readings: Vec::new() };
+        let parameters = &self.parameters;
+        for station in self.stations().skip_while(|&station| station != start).skip(1) {
+            let x_ND = &passage.x_ND;
+            passage.x_ND = match station {
+                Station::Embedding => self.embed(ids_N, pass)?,
+                Station::Memory(layer) => match &self.layers[layer].memory {
+                    Some(memory) => {
+                        let (y_ND, reading) = memory.forward(parameters, ids_N, x_ND, pass)?;
+                        passage.readings.push(reading);
+                        y_ND
+                    }
+                    None => continue,
+                },
+                Station::Attention(layer) => self.layers[layer].attention.forward(parameters, x_ND, pass)?,
+                Station::FeedForward(layer) => {
+                    let (y_ND, routing) = self.layers[layer].feed_forward.forward(parameters, x_ND, pass)?;
+                    passage.routing.extend(routing);
+                    y_ND
+                }
+            };
+            watch(station, &passage.x_ND)?;
         }
-        Ok((x_ND, routing))
+        Ok(passage)
     }
 
     /// Layers that route, by number.
@@ -145,7 +182,13 @@ impl Transformer {
         (0..self.model.num_hidden_layers).filter(|&layer| self.model.is_moe_layer(layer)).collect()
     }
 
-    /// Weights that one token passes through: all but those of the experts that it does not choose.
+    /// The memories, in the order in which they are read.
+    pub fn memories(&self) -> impl Iterator<Item = &Arc<Memory>> {
+        self.layers.iter().filter_map(|layer| layer.memory.as_ref())
+    }
+
+    /// Weights that one token passes through: all but those of the experts that it does not choose, and of the tables'
+    /// rows that it does not read.
     pub fn active_parameters(&self) -> usize {
         let idle = self.layers.iter().filter_map(|layer| layer.feed_forward.routed.as_ref()).map(|routed| {
             let expert = |weights: &super::moe::ExpertWeights| weights.gate_up.len() + weights.down.len();
@@ -153,6 +196,7 @@ impl Transformer {
             sizes.sort_unstable();
             sizes[..sizes.len() - routed.router.experts_per_token].iter().sum::<usize>()
         });
-        self.parameters.count() - idle.sum::<usize>()
+        let unread = self.memories().map(|memory| memory.idle());
+        self.parameters.count() - idle.sum::<usize>() - unread.sum::<usize>()
     }
 }

@@ -1,5 +1,8 @@
 //! What turns gradients into better weights: clipping by global norm (Pascanu et al. 2013), then for each weight the
 //! rule of its kind, [`adamw`] or, for matrices if so configured, [`muon`]; and the learning-rate [`schedule`].
+//!
+//! Tables move row by row, only those rows that got a gradient, and their moments with them (as torch's `SparseAdam`):
+//! a step costs what it touches.
 
 mod adamw;
 mod muon;
@@ -10,9 +13,13 @@ use crate::model::parameters::{Kind, Parameter, Parameters};
 use crate::ops::buffer::prefer_large_pages;
 use crate::ops::gemm::Precision;
 use crate::ops::{pool, simd};
+use std::ops::Range;
 
 /// Numbers in one task of an element-wise rule.
 const CHUNK: usize = 1 << 15;
+
+/// Rows of a table in one task.
+const ROWS: usize = 256;
 
 /// The optimizer's state: one or two moments for every weight.
 pub struct Optimizer {
@@ -29,8 +36,23 @@ pub struct Optimizer {
 
 /// A part of the weights that one thread moves, with what moves them.
 enum Task<'a> {
-    AdamW { rule: adamw::Rule, values: &'a mut [f32], gradients: &'a mut [f32], moments: [&'a mut [f32]; 2] },
-    Muon { rule: muon::Rule, values: &'a mut [f32], gradients: &'a mut [f32], momentum: &'a mut [f32] },
+    AdamW {
+        rule: adamw::Rule,
+        values: &'a mut [f32],
+        gradients: &'a mut [f32],
+        moments: [&'a mut [f32]; 2],
+    },
+    /// AdamW on rows of a table: values, gradients and moments of each.
+    Rows {
+        rule: adamw::Rule,
+        rows: Vec<[&'a mut [f32]; 4]>,
+    },
+    Muon {
+        rule: muon::Rule,
+        values: &'a mut [f32],
+        gradients: &'a mut [f32],
+        momentum: &'a mut [f32],
+    },
 }
 
 impl Optimizer {
@@ -57,6 +79,7 @@ impl Optimizer {
         self.steps += 1;
         let mut values = parameters.values_mut();
         let mut gradients = parameters.gradients();
+        let mut touched = parameters.touched();
         let (mut matrices, mut chunks) = (Vec::new(), Vec::new());
         let clips = self.config.max_grad_norm > 0.0 && gradient_norm > self.config.max_grad_norm;
         let clip = if clips { (self.config.max_grad_norm / gradient_norm) as f32 } else { 1.0 };
@@ -74,6 +97,13 @@ impl Optimizer {
                     let [values, gradients, momentum, _] = own;
                     matrices.push(Task::Muon { rule, values, gradients, momentum });
                 }
+                Kind::Table => {
+                    let rule = adamw::Rule::new(config, steps, Kind::Table, learning_rate, clip);
+                    let mut rows = rows_of(own, parameter, &touched).peekable();
+                    while rows.peek().is_some() {
+                        chunks.push(Task::Rows { rule, rows: rows.by_ref().take(ROWS).collect() });
+                    }
+                }
                 kind => {
                     let rule = adamw::Rule::new(config, steps, kind, learning_rate, clip);
                     while !own[0].is_empty() {
@@ -88,7 +118,30 @@ impl Optimizer {
         // The longest first.
         matrices.append(&mut chunks);
         pool::run(matrices, Task::run);
+        touched.clear();
     }
+}
+
+/// The rows of a table that were touched, in each of the table's buffers.
+fn rows_of<'a>(
+    mut table: [&'a mut [f32]; 4],
+    parameter: &Parameter,
+    touched: &[Range<usize>],
+) -> impl Iterator<Item = [&'a mut [f32]; 4]> {
+    let Range { start, end } = parameter.range;
+    let from = touched.partition_point(|row| row.start < start);
+    let upto = touched.partition_point(|row| row.start < end);
+    let mut position = start;
+    touched[from..upto].iter().map(move |row| {
+        let skipped = row.start - position;
+        position = row.end;
+        table.each_mut().map(|slice| {
+            slice
+                .split_off_mut(..skipped + row.len())
+                .map(|part| &mut part[skipped..])
+                .expect("rows lie in their table")
+        })
+    })
 }
 
 impl Task<'_> {
@@ -97,6 +150,11 @@ impl Task<'_> {
             Task::AdamW { rule, values, gradients, moments: [first, second] } => {
                 simd::vectorized!(|| adamw::update(rule, values, gradients, first, second));
             }
+            Task::Rows { rule, rows } => simd::vectorized!(|| {
+                for [values, gradients, first, second] in rows {
+                    adamw::update(rule, values, gradients, first, second);
+                }
+            }),
             Task::Muon { rule, values, gradients, momentum } => muon::update(&rule, values, gradients, momentum),
         }
     }
@@ -107,24 +165,28 @@ fn multiplier(config: &OptimizerConfig, kind: Kind) -> f64 {
     match kind {
         Kind::Router => config.router_lr_multiplier,
         Kind::Embedding => config.embedding_lr_multiplier,
+        Kind::Table => config.memory_lr_multiplier,
         Kind::Matrix | Kind::Gain | Kind::State => 1.0,
     }
 }
 
 /// The weight decay of parameters of a kind.
 fn decay(config: &OptimizerConfig, kind: Kind) -> f64 {
-    if kind == Kind::Gain { 0.0 } else { config.weight_decay }
+    if matches!(kind, Kind::Gain | Kind::Table) { 0.0 } else { config.weight_decay }
 }
 
 /// The global norm of all gradients, summed in a fixed order.
 pub fn gradient_norm(parameters: &Parameters) -> f64 {
     let gradients = parameters.gradients();
-    let mut squares = vec![0.0f64; gradients.len().div_ceil(CHUNK)];
-    let tasks = squares.iter_mut().zip(gradients.chunks(CHUNK)).collect();
-    pool::run(tasks, |(square, chunk): (&mut f64, &[f32])| {
+    let stretches = parameters.dense();
+    let chunks: Vec<&[f32]> = stretches.into_iter().flat_map(|range| gradients[range].chunks(CHUNK)).collect();
+    let mut squares = vec![0.0f64; chunks.len()];
+    pool::run(squares.iter_mut().zip(chunks).collect(), |(square, chunk): (&mut f64, &[f32])| {
         // Short runs in f32, added up in f64: no overflow of precision in long sums.
         *square = simd::vectorized!(|| chunk.chunks(1024).map(|run| f64::from(simd::dot(run, run))).sum());
     });
+    let row = |row: &Range<usize>| f64::from(simd::dot(&gradients[row.clone()], &gradients[row.clone()]));
+    squares.extend(parameters.touched().iter().map(row));
     squares.iter().sum::<f64>().sqrt()
 }
 
@@ -145,6 +207,53 @@ mod tests {
         parameters
     }
 
+    #[test]
+    fn a_table_s_rows_move_when_they_are_touched_and_rest_otherwise() {
+        let mut layout = Layout::default();
+        layout.add("before".into(), &[2], Kind::Gain, Init::Constant(1.0));
+        layout.add("table".into(), &[4, 2], Kind::Table, Init::Constant(1.0));
+        layout.add("other".into(), &[1, 2], Kind::Table, Init::Constant(1.0));
+        layout.add("after".into(), &[3], Kind::Gain, Init::Constant(1.0));
+        let (parameters, config) = (layout.zeros(), config());
+        parameters.initialize(1);
+        assert_eq!(parameters.dense(), [0..2, 12..15]);
+        let mut optimizer = Optimizer::new(&config, Precision::F32, &parameters);
+        // Row 1 of the table in steps 1 and 3, its row 3 and the other table in step 2.
+        let row = |start: usize| start..start + 2;
+        let steps = [vec![row(4)], vec![row(10), row(8), row(10)], vec![row(4)]];
+        for rows in steps {
+            parameters.gradients()[0] = 3.0;
+            rows.iter().for_each(|row| parameters.gradients()[row.clone()].fill(2.0));
+            let numbers = if rows.len() == 1 { 2 } else { 4 };
+            parameters.touch(rows);
+            let norm = gradient_norm(&parameters);
+            assert!((norm - (9.0 + 4.0 * f64::from(numbers)).sqrt()).abs() < 1e-6, "{norm}");
+            optimizer.step(&parameters, 0.01, 0.5);
+            assert!(parameters.touched().is_empty() && parameters.gradients().iter().all(|&gradient| gradient == 0.0));
+        }
+        // A row that rests keeps its moments; the bias correction counts all steps.
+        let moved = |steps: &[i32]| {
+            let (mut value, mut m, mut v) = (1.0, 0.0, 0.0);
+            for &step in steps {
+                m = config.beta1 * m + (1.0 - config.beta1) * 2.0;
+                v = config.beta2 * v + (1.0 - config.beta2) * 4.0;
+                let (m_hat, v_hat) = (m / (1.0 - config.beta1.powi(step)), v / (1.0 - config.beta2.powi(step)));
+                value -= 0.04 * m_hat / (v_hat.sqrt() + config.epsilon);
+            }
+            value
+        };
+        let values = parameters.values();
+        for (place, expected) in [(2, 1.0), (4, moved(&[1, 3])), (6, 1.0), (8, moved(&[2])), (10, moved(&[2]))] {
+            for value in &values[place..place + 2] {
+                assert!((f64::from(*value) - expected).abs() < 1e-6, "{place}: {value} != {expected}");
+            }
+        }
+        parameters.touch(vec![row(4)]);
+        parameters.gradients()[4] = 1.0;
+        parameters.clear_gradients();
+        assert!(parameters.touched().is_empty() && parameters.gradients().iter().all(|&gradient| gradient == 0.0));
+    }
+
     fn config() -> OptimizerConfig {
         let defaults = crate::config::Config::default().optimizer;
         OptimizerConfig {
@@ -153,6 +262,7 @@ mod tests {
             weight_decay: 0.1,
             embedding_lr_multiplier: 2.0,
             router_lr_multiplier: 3.0,
+            memory_lr_multiplier: 4.0,
             ..defaults
         }
     }

@@ -335,6 +335,7 @@ mod tests {
         close(found.information, 0.311_278_1);
 
         let trace = Trace {
+            memories: Vec::new(),
             num_experts: 2,
             experts_per_token: 1,
             layers: vec![layer],

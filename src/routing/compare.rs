@@ -202,6 +202,7 @@ mod tests {
     fn trace(E: usize, K: usize, experts: &[u16]) -> Trace {
         let tokens = experts.len() / K;
         Trace {
+            memories: Vec::new(),
             num_experts: E,
             experts_per_token: K,
             layers: vec![layer(experts)],

@@ -16,7 +16,7 @@ use super::information::rank_correlation;
 use super::trace::{LayerTrace, ratio};
 use crate::dataset::Tokens;
 use crate::model::operation::{Knockout, Mode, Pass, Removal};
-use crate::model::transformer::Transformer;
+use crate::model::transformer::{Station, Transformer};
 use crate::train::evaluate::passes;
 use anyhow::Result;
 use serde::Serialize;
@@ -122,22 +122,23 @@ pub fn knock_out(
     for (positions, pass) in passes(tokens, model.model.max_position_embeddings) {
         let ids_N = &tokens.ids[positions.clone()];
         let targets_N = &tokens.ids[positions.start + 1..positions.end + 1];
-        // The residual stream before each sub-layer.
-        let mut streams = vec![model.embed(ids_N, pass)?];
-        model.sub_layers(0, streams[0].clone(), pass, |_, x_ND| {
-            streams.push(x_ND.clone());
+        // The residual stream before each layer's feed-forward.
+        let mut streams = Vec::new();
+        model.sub_layers(Station::Embedding, ids_N, model.embed(ids_N, pass)?, pass, |station, x_ND| {
+            if matches!(station, Station::Attention(_)) {
+                streams.push(x_ND.clone());
+            }
             Ok(())
         })?;
         let mut slots = differences.iter_mut();
         for &layer in &layers {
-            let feed_forward = 2 * layer + 1;
+            let start = Station::Attention(layer);
             for removal in REMOVALS {
                 for expert in 0..experts {
                     let mode = Mode::Knockout(Knockout { layer, expert, removal });
                     let pass = Pass { mode, ..pass };
-                    let (x_ND, _) =
-                        model.sub_layers(feed_forward, streams[feed_forward].clone(), pass, |_, _| Ok(()))?;
-                    let loss = model.head.loss(&model.parameters, &x_ND, targets_N, pass)?;
+                    let passage = model.sub_layers(start, ids_N, streams[layer].clone(), pass, |_, _| Ok(()))?;
+                    let loss = model.head.loss(&model.parameters, &passage.x_ND, targets_N, pass)?;
                     let Range { start, end } = positions;
                     let slot = slots.next().expect("a slot for each layer, removal and expert");
                     slot.add(&losses_N[start..end], &loss.losses_N, &domains_N[start..end], pass.time);

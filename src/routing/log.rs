@@ -5,12 +5,42 @@
 //! {"index": 0, "id": 17, "text": "a", "source": "prompt", "logprob": null, "experts": [[3, 0], [1, 2]], "gates": [[0.7, 0.3], [0.6, 0.4]]}
 //! ```
 
+use crate::model::memory::Reading;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
+
+/// What a token read from one memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recall {
+    /// How much of it was let in, from 0 to 1.
+    pub gate: f32,
+    /// The row in each of the header's tables.
+    pub rows: Vec<u32>,
+}
+
+impl Recall {
+    /// What token number `token` read from each memory.
+    pub fn all<'a>(readings: impl IntoIterator<Item = &'a Reading>, token: usize) -> Vec<Self> {
+        let recall = |reading: &Reading| Self { gate: reading.gates_N[token], rows: reading.rows(token).to_vec() };
+        readings.into_iter().map(recall).collect()
+    }
+}
+
+/// The memories of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryHeader {
+    /// The transformer layers before whose attention there is one: `memory` of each token has one entry for each.
+    pub layers: Vec<usize>,
+    /// Orders of the n-grams, one table each: `rows` has one number for each.
+    pub ngrams: Vec<usize>,
+    /// Rows of a table, and channels of a row.
+    pub slots: usize,
+    pub dim: usize,
+}
 
 /// The first line: what the rest was made with. `S` is the type of the sampling settings; a log that was read has them
 /// as JSON.
@@ -26,6 +56,9 @@ pub struct Header<S = Value> {
     /// Experts chosen for each token.
     #[serde(rename = "K")]
     pub experts_per_token: usize,
+    /// Left out where the model has no memory, and by older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryHeader>,
     pub tokenizer_sha256: String,
     pub sampling: S,
 }
@@ -54,6 +87,9 @@ pub struct Entry {
     pub experts: Vec<Vec<u32>>,
     /// Their weights.
     pub gates: Vec<Vec<f32>>,
+    /// What was read from each memory of the header.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub memory: Vec<Recall>,
 }
 
 /// Writes a log to `W`, called `name` in errors.
@@ -152,6 +188,14 @@ fn check(entry: &Entry, header: &Header) -> Result<()> {
     for &expert in entry.experts.iter().flatten() {
         ensure!((expert as usize) < header.num_experts, "expert {expert} of {} does not exist", header.num_experts);
     }
+    let (memories, tables, slots) =
+        header.memory.as_ref().map_or((0, 0, 0), |memory| (memory.layers.len(), memory.ngrams.len(), memory.slots));
+    ensure!(entry.memory.len() == memories, "the header has {memories} memories, memory has {}", entry.memory.len());
+    for recall in &entry.memory {
+        ensure!(recall.rows.len() == tables, "each memory must have {tables} rows");
+        let missing = recall.rows.iter().find(|&&row| row as usize >= slots);
+        ensure!(missing.is_none(), "row {} of {slots} does not exist", missing.unwrap_or(&0));
+    }
     Ok(())
 }
 
@@ -168,6 +212,7 @@ mod tests {
             layers: vec![1, 2],
             num_experts: 4,
             experts_per_token: 2,
+            memory: None,
             tokenizer_sha256: "ab12".into(),
             sampling: SamplingOptions::default(),
         }
@@ -183,6 +228,7 @@ mod tests {
             logprob: None,
             experts: vec![vec![3, 0], vec![1, 2]],
             gates: vec![vec![0.7, 0.3], vec![0.6, 0.4]],
+            memory: Vec::new(),
         }
     }
 
@@ -223,6 +269,31 @@ mod tests {
         assert_eq!((&read.model, &read.layers), (&header().model, &header().layers));
         assert_eq!(serde_json::from_value::<SamplingOptions>(read.sampling).unwrap(), header().sampling);
         assert_eq!(entries, [entry(), generated]);
+    }
+
+    #[test]
+    fn a_memory_is_logged_where_there_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        let memory = MemoryHeader { layers: vec![1], ngrams: vec![2, 3], slots: 100, dim: 8 };
+        let recalled = |rows: &[u32]| Entry { memory: vec![Recall { gate: 0.25, rows: rows.to_vec() }], ..entry() };
+        let write = |entry: &Entry| {
+            let mut log = RoutingLog::create(&path, &Header { memory: Some(memory.clone()), ..header() }).unwrap();
+            log.write(entry).unwrap();
+            log.finish().unwrap();
+            read_log(&path)
+        };
+        let (read, entries) = write(&recalled(&[7, 99])).unwrap();
+        assert_eq!((read.memory, entries), (Some(memory.clone()), vec![recalled(&[7, 99])]));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(r#""K":2,"memory":{"layers":[1],"ngrams":[2,3],"slots":100,"dim":8},"#), "{text}");
+        assert!(text.ends_with(concat!(r#""memory":[{"gate":0.25,"rows":[7,99]}]}"#, "\n")), "{text}");
+        for (entry, cause) in
+            [(recalled(&[7]), "2 rows"), (recalled(&[7, 100]), "row 100 of 100"), (entry(), "1 memories")]
+        {
+            let error = format!("{:#}", write(&entry).unwrap_err());
+            assert!(error.contains("log.jsonl:2:") && error.contains(cause), "{error}");
+        }
     }
 
     #[test]

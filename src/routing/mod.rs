@@ -16,6 +16,7 @@ mod importance;
 mod information;
 mod load;
 pub mod log;
+mod memory;
 mod page;
 mod palette;
 mod repetition;

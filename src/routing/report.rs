@@ -10,6 +10,7 @@ use super::gate::{Gate, gate};
 use super::history::History;
 use super::importance::{self, Importance, Knockouts};
 use super::load::{Load, load};
+use super::memory::{self, MemoryReport};
 use super::repetition::{Repetition, repetition};
 use super::saturation::Saturation;
 use super::trace::{LayerTrace, Trace};
@@ -40,6 +41,9 @@ pub struct Report {
     pub saturation: Option<Saturation>,
     /// One entry a MoE layer.
     pub layers: Vec<LayerReport>,
+    /// One entry a memory.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub memories: Vec<MemoryReport>,
     pub transitions: Vec<Transition>,
     pub texts: Vec<Excerpt>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -211,6 +215,7 @@ impl Report {
             saturation: context.saturation,
             transitions: transitions(&trace.layers, shape),
             layers,
+            memories: memory::memories(model, trace, tokens, tokenizer),
             texts: excerpts(trace, traced.excerpts, tokens, tokenizer, (&labels.classes, &labels.present), name),
             comparisons: Vec::new(),
         }

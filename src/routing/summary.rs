@@ -2,6 +2,7 @@
 //! layer, class and domain.
 
 use super::facts::Fact;
+use super::memory::NgramGate;
 use super::paint;
 use super::report::{LayerReport, Report};
 use crate::train::prepare::grouped;
@@ -28,7 +29,8 @@ pub enum Style {
 /// The whole summary. Lines end with a newline.
 pub fn render(report: &Report, style: Style) -> String {
     if report.layers.is_empty() {
-        return "This model has no MoE layers: there is no routing to report.\n".to_string();
+        let nothing = "This model has no MoE layers: there is no routing to report.\n".to_string();
+        return nothing + &memories(report, style);
     }
     let mut out = introduction(report);
     out += &heading("Most notable", style);
@@ -45,6 +47,7 @@ pub fn render(report: &Report, style: Style) -> String {
         out += &labels(layer, style);
     }
     out += &served(report, style);
+    out += &memories(report, style);
     out += &knockouts(report, style);
     out += &trained(report);
     out
@@ -226,6 +229,24 @@ fn knockouts(report: &Report, style: Style) -> String {
         let agreement = layer.importance.agreement.and_then(|agreement| agreement.reap_renormalised);
         let agreement = agreement.map_or(String::new(), |r| format!("   REAP agrees {r:.2}"));
         out += &format!("{:>5}  most expert {}   least expert {}{agreement}\n", layer.layer, cost(most), cost(least));
+    }
+    out
+}
+
+/// A line for each memory: how far its gate is open, how many rows are read, and for what it opens widest.
+fn memories(report: &Report, style: Style) -> String {
+    let Some(first) = report.memories.first() else { return String::new() };
+    let orders: Vec<String> = first.ngrams.iter().map(usize::to_string).collect();
+    let mut out = heading(&format!("Memory of n-grams of {} tokens", orders.join(", ")), style);
+    let width = 8 * orders.len();
+    out += &format!("layer  gate  {:width$}  opens widest at\n", "rows in use");
+    for memory in &report.memories {
+        let used: String = memory.rows_in_use.iter().map(|share| format!("{:>7.2}%", 100.0 * share)).collect();
+        let widest = |ngram: &NgramGate| format!("“{}” {:.2}", visible(&ngram.text), ngram.mean_gate);
+        let widest: Vec<String> = memory.widest.iter().map(widest).collect();
+        let line = format!("{:>5}  {:>4.2}  {used:width$}  {}", memory.layer, memory.mean_gate, widest.join(" "));
+        out += &shorten(&line, WIDTH);
+        out.push('\n');
     }
     out
 }

@@ -2,9 +2,10 @@
 //! loss, the token that the model thought likeliest, and sums over gates and probabilities. Two bytes a choice, so
 //! that a text of many megabytes fits; nothing is formatted here.
 
+use super::memory::MemoryTrace;
 use crate::dataset::Tokens;
 use crate::model::router::Routing;
-use crate::model::transformer::Transformer;
+use crate::model::transformer::{Passage, Station, Transformer};
 use crate::train::evaluate::{Seen, passes};
 use anyhow::Result;
 use std::ops::Range;
@@ -17,6 +18,8 @@ pub struct Trace {
     pub experts_per_token: usize,
     /// The transformer layers that route, one entry a MoE layer.
     pub layers: Vec<LayerTrace>,
+    /// One entry a memory.
+    pub memories: Vec<MemoryTrace>,
     /// Nats of each input's successor.
     pub losses_N: Vec<f32>,
     /// The likeliest successor of each input.
@@ -60,18 +63,29 @@ impl Trace {
         mut observe: impl FnMut(&Seen) -> Result<()>,
     ) -> Result<Self> {
         let mut trace = Self::empty(&model.moe_layers(), model.model.num_experts, model.model.num_experts_per_tok);
+        trace.memories = model.memories().map(|memory| MemoryTrace::of(memory)).collect();
         let total = tokens.ids.len().saturating_sub(1);
         for (positions, pass) in passes(tokens, model.model.max_position_embeddings) {
             let ids_N = &tokens.ids[positions.clone()];
             let targets_N = &tokens.ids[positions.start + 1..positions.end + 1];
-            let (x_ND, routing) = model.sub_layers(0, model.embed(ids_N, pass)?, pass, |_, _| Ok(()))?;
+            let x_ND = model.embed(ids_N, pass)?;
+            let passage = model.sub_layers(Station::Embedding, ids_N, x_ND, pass, |_, _| Ok(()))?;
+            let Passage { x_ND, routing, readings } = passage;
             let loss = model.head.loss(&model.parameters, &x_ND, targets_N, pass)?;
             let likeliest_N = model.head.likeliest(&model.parameters, &x_ND)?;
             for (layer, routing) in trace.layers.iter_mut().zip(&routing) {
                 layer.add(routing, &positions, keep_gates);
             }
+            trace.memories.iter_mut().zip(&readings).for_each(|(memory, reading)| memory.add(reading));
             let share = ids_N.len() as f64 / total as f64;
-            observe(&Seen { positions, ids_N, losses_N: &loss.losses_N, routing: &routing, share })?;
+            observe(&Seen {
+                positions,
+                ids_N,
+                losses_N: &loss.losses_N,
+                routing: &routing,
+                readings: &readings,
+                share,
+            })?;
             trace.losses_N.extend_from_slice(&loss.losses_N);
             trace.likeliest_N.extend(likeliest_N);
         }
@@ -91,6 +105,7 @@ impl Trace {
             num_experts,
             experts_per_token,
             layers: layers.iter().map(layer).collect(),
+            memories: Vec::new(),
             losses_N: Vec::new(),
             likeliest_N: Vec::new(),
         }

@@ -3,10 +3,11 @@
 use super::choose::log_probability;
 use super::{Chooser, SamplingOptions};
 use crate::model::decode::{Decoder, Logits, Step};
+use crate::model::memory::Reading;
 use crate::model::router::Routing;
 use crate::model::transformer::Transformer;
 use crate::random::Stream;
-use crate::routing::log::Source;
+use crate::routing::log::{Recall, Source};
 use crate::tokenizer::Tokenizer;
 use anyhow::Result;
 
@@ -26,6 +27,7 @@ pub struct Passed<'a> {
     /// Under the model's own distribution; none for the first token, which nothing predicted.
     pub logprob: Option<f32>,
     routing: &'a [Routing],
+    readings: &'a [Reading],
     row: usize,
 }
 
@@ -38,6 +40,11 @@ impl Passed<'_> {
     /// The weights of [`Self::experts`].
     pub fn gates(&self) -> Vec<Vec<f32>> {
         self.rows(|routing| &routing.gates_NK)
+    }
+
+    /// What the token read from each memory.
+    pub fn recalls(&self) -> Vec<Recall> {
+        Recall::all(self.readings, self.row)
     }
 
     /// The expert with the largest gate in one MoE layer.
@@ -85,11 +92,11 @@ pub fn generate(
         };
         let chosen: Vec<_> = (0..count).map(choose).collect();
         let ids: Vec<u32> = chosen.iter().map(|chosen| chosen.id).collect();
-        let Step { routing, logits_NV } = context.advance(&ids)?;
+        let Step { routing, readings, logits_NV } = context.advance(&ids)?;
         for (sample, chosen) in chosen.iter().enumerate().filter(|&(sample, _)| !ended[sample]) {
             let index = prompt_ids.len() + number;
             let (id, logprob) = (chosen.id, Some(chosen.logprob));
-            observe(&Passed { sample, index, id, source: Source::Generated, logprob, routing, row: sample })?;
+            observe(&Passed { sample, index, id, source: Source::Generated, logprob, routing, readings, row: sample })?;
         }
         for (ended, &id) in ended.iter_mut().zip(&ids) {
             *ended |= Some(id) == tokenizer.end_of_text();
@@ -159,9 +166,9 @@ impl<'a> Context<'a> {
                     _ => Some(&step.logits_NV[(row - 1) * vocab..][..vocab]),
                 };
                 let logprob = logits_V.map(|logits_V| log_probability(logits_V, id));
-                let (index, routing) = (start + row, &step.routing[..]);
+                let (index, routing, readings) = (start + row, &step.routing[..], &step.readings[..]);
                 for sample in 0..count {
-                    observe(&Passed { sample, index, id, source: Source::Prompt, logprob, routing, row })?;
+                    observe(&Passed { sample, index, id, source: Source::Prompt, logprob, routing, readings, row })?;
                 }
             }
             last_V = Some(step.logits_NV[(now.len() - 1) * vocab..].to_vec());

@@ -72,7 +72,7 @@ fn find_origin(model: &Transformer, number: u64, batch: &Batch, pass: Pass) -> R
     };
     let x_ND = model.embed(&batch.ids, pass)?;
     check(Station::Embedding, &x_ND)?;
-    let (x_ND, _) = model.sub_layers(0, x_ND, pass, check)?;
+    let x_ND = model.sub_layers(Station::Embedding, &batch.ids, x_ND, pass, check)?.x_ND;
     if forward.is_some() {
         return Ok(forward);
     }
@@ -82,7 +82,7 @@ fn find_origin(model: &Transformer, number: u64, batch: &Batch, pass: Pass) -> R
         let loss = loss.losses_N[token];
         return Ok(Some(format!("micro-batch {number}: loss {loss} in sequence {sequence}, position {position}")));
     }
-    model.parameters.gradients().fill(0.0);
+    model.parameters.clear_gradients();
     loss.root.backward()?;
     let mut gradients = model.parameters.gradients();
     fault::gradient(number, &mut gradients);

@@ -2,6 +2,7 @@
 //! the training context length over the whole of a text, nothing random in it.
 
 use crate::dataset::{IdArray, Tokens};
+use crate::model::memory::Reading;
 use crate::model::operation::{Mode, Pass};
 use crate::model::router::Routing;
 use crate::model::transformer::Transformer;
@@ -38,6 +39,8 @@ pub struct Seen<'a> {
     pub losses_N: &'a [f32],
     /// One entry a MoE layer.
     pub routing: &'a [Arc<Routing>],
+    /// One entry a memory.
+    pub readings: &'a [Arc<Reading>],
     /// Share of the text's predicted tokens.
     pub share: f64,
 }
@@ -73,7 +76,8 @@ pub fn evaluate<I: IdArray>(
         let losses_N = &output.loss.losses_N[..];
         sum += losses_N.iter().map(|&loss| f64::from(loss)).sum::<f64>();
         let share = ids_N.len() as f64 / total as f64;
-        observe(&Seen { positions, ids_N, losses_N, routing: &output.routing, share });
+        let (routing, readings) = (&output.routing[..], &output.readings[..]);
+        observe(&Seen { positions, ids_N, losses_N, routing, readings, share });
     }
     Ok(Evaluation { loss: sum / total.max(1) as f64, tokens: total })
 }

@@ -105,9 +105,9 @@ impl Trainer {
 
     /// The bits of loss and gradient; clears the gradient.
     fn take_gradient_bits(&self, computed: &Computed) -> (u64, Vec<f32>) {
-        let mut gradients = self.prepared.model.parameters.gradients();
-        let bits = gradients.clone();
-        gradients.fill(0.0);
+        let parameters = &self.prepared.model.parameters;
+        let bits = parameters.gradients().clone();
+        parameters.clear_gradients();
         (computed.loss.to_bits(), bits)
     }
 
@@ -158,7 +158,7 @@ impl Trainer {
     /// Goes past the batches of a step that went wrong, or ends the run.
     fn set_back(&mut self, what: &str, policy: Setback, computed: &Computed, progress: &Progress) -> Result<()> {
         let evidence = self.evidence(computed)?;
-        self.prepared.model.parameters.gradients().fill(0.0);
+        self.prepared.model.parameters.clear_gradients();
         let step = self.state.step + 1;
         let since = self.state.skipped.iter().filter(|skipped| skipped.step > self.state.due_step).count();
         if policy == Setback::Stop || since >= MAX_SETBACKS {

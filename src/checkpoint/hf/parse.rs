@@ -3,7 +3,7 @@
 
 use super::model_type;
 use crate::checkpoint::corrupt;
-use crate::config::{Balance, Config, DEFAULTS, ModelConfig, RouterConfig, ScoringFunc};
+use crate::config::{Balance, Config, DEFAULTS, MAX_MEMORY_SLOTS, ModelConfig, RouterConfig, ScoringFunc};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -252,6 +252,10 @@ fn check_shape(model: &ModelConfig) -> Result<(), String> {
     if !moe || model.first_k_dense_replace > 0 {
         sizes.push(("intermediate_size", model.intermediate_size));
     }
+    let has_memory = !model.memory_layers.is_empty();
+    if has_memory {
+        sizes.push(("memory_dim", model.memory_dim));
+    }
     for (key, size) in sizes {
         if size == 0 || size as u64 > MAX_SIZE {
             return Err(format!("{key} = {size} is not between 1 and {MAX_SIZE}"));
@@ -272,6 +276,16 @@ fn check_shape(model: &ModelConfig) -> Result<(), String> {
     }
     if moe && model.first_k_dense_replace > model.num_hidden_layers {
         return Err("first_k_dense_replace is larger than num_hidden_layers".to_string());
+    }
+    let layers = &model.memory_layers;
+    if layers.iter().any(|&layer| layer >= model.num_hidden_layers) || !layers.is_sorted_by(|a, b| a < b) {
+        return Err(format!("memory_layers = {layers:?} are not some of the layers in ascending order"));
+    }
+    if let Some(wanted) = model.bad_memory_ngrams().filter(|_| has_memory) {
+        return Err(format!("memory_ngrams = {:?} are not {wanted}", model.memory_ngrams));
+    }
+    if has_memory && !(1..=MAX_MEMORY_SLOTS).contains(&model.memory_slots) {
+        return Err(format!("memory_slots = {} is not between 1 and {MAX_MEMORY_SLOTS}", model.memory_slots));
     }
     if model.n_shared_experts as u64 > MAX_SIZE {
         return Err(format!("n_shared_experts = {} is too large", model.n_shared_experts));
