@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! transcript files -> documents -> tokenizer -> token ids -> batch(seed, step)      transcript, tokenizer, dataset
-//!   ids_BT -> embedding x_ND -> [ norm -> attention -> + -> norm -> router -> experts -> + ] x L
+//!   ids_BT -> embedding x_ND -> [ (memory -> +) -> norm -> attention -> + -> norm -> router -> experts -> + ] x L
 //!          -> norm -> head -> cross-entropy (+ balance loss + z-loss)                model, ops
 //!          -> backward -> clip -> optimizer -> checkpoint                            optim, train, checkpoint
 //! checkpoint -> sampler (same weights, KV cache) -> text + routing log               sample, routing
@@ -32,6 +32,8 @@
 //! | L | layers | `model.num_hidden_layers` |
 //! | V | vocabulary | `tokenizer.vocab_size` |
 
+// Kernels alone may, and each use says why it is sound.
+#![deny(unsafe_code, clippy::undocumented_unsafe_blocks)]
 // Shape suffixes are capital letters: `x_ND` says more than `x_nd`.
 #![allow(non_snake_case)]
 
@@ -44,6 +46,7 @@ pub mod dataset;
 pub mod error;
 pub mod fault;
 pub mod model;
+#[allow(unsafe_code)]
 pub mod ops;
 pub mod optim;
 pub mod random;

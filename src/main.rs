@@ -1,5 +1,7 @@
 //! The `tinymoe` program: see [`tinymoe::cli`].
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

@@ -6,6 +6,9 @@ mod common;
 mod targets;
 
 use common::Workspace;
+use half::bf16;
+use safetensors::tensor::{Dtype, TensorView, serialize};
+use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -77,6 +80,36 @@ fn seeds(target: &str, workspace: &Workspace) -> Vec<Vec<u8>> {
             }
             vec![bytes]
         }
+        "foreign" => {
+            let goldens = read_all("tests/goldens").into_iter().map(|(_, bytes)| foreign_seed(&bytes, ""));
+            let goldens: Vec<Vec<u8>> = goldens.collect();
+            let index = r#"{"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}}"#;
+            let (_, first) = read_all("tests/goldens").swap_remove(0);
+            goldens.into_iter().chain([foreign_seed(&first, index)]).collect()
+        }
+        "gguf" => {
+            // Shapes that become each of llama.cpp's architectures; see the target's `shape` for the places.
+            let choices: [[u8; 11]; 7] = [
+                [0, 0b0010_0010, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                [1, 0b0010_0000, 0, 1, 1, 0, 0, 0, 3, 0, 1],
+                [2, 0b0001_1001, 0, 2, 0, 2, 0, 0, 0, 0, 1],
+                [3, 0b0000_0101, 0, 0, 1, 0, 0, 0, 0, 1, 1],
+                [4, 0b1010_1010, 3, 0, 2, 0, 1, 3, 0, 0, 1],
+                [3, 0b0000_0010, 0, 0, 0, 0, 0, 0, 1, 0, 0],
+                [4, 0b0000_0000, 0, 0, 0, 0, 0, 0, 1, 0, 0],
+            ];
+            let shared_and_dense = [[0, 0], [0, 0], [1, 0], [0, 0], [1, 1], [0, 0], [0, 0]];
+            let numbers: Vec<u8> = (0..24).flat_map(|i| (i as f32 * 0.37 - 4.0).to_le_bytes()).collect();
+            let seed = |(number, choices): (usize, &[u8; 11])| {
+                // The tokenizers that llama.cpp has, too: BPE and bytes.
+                let tokenizer = &self::seeds("tokenizer", workspace)[number % 2];
+                let length = u16::try_from(tokenizer.len()).unwrap().to_le_bytes();
+                let choices = [&choices[..], &[0], &shared_and_dense[number], &[0, number as u8 % 3]].concat();
+                assert_eq!(choices.len(), targets::gguf::CHOICES);
+                [&choices, &length[..], tokenizer, &numbers].concat()
+            };
+            choices.iter().enumerate().map(seed).collect()
+        }
         "transcript" => {
             let number =
                 |extension: &str| ["txt", "md", "srt", "vtt", "json", "jsonl"].iter().position(|e| *e == extension);
@@ -97,6 +130,26 @@ fn seeds(target: &str, workspace: &Workspace) -> Vec<Vec<u8>> {
         }
         _ => panic!("no seeds for {target}"),
     }
+}
+
+/// The model of a golden with small weights in bf16.
+fn foreign_seed(golden: &[u8], index: &str) -> Vec<u8> {
+    let golden: serde_json::Value = serde_json::from_slice(golden).unwrap();
+    let shapes: BTreeMap<String, Vec<usize>> = serde_json::from_value(golden["tensors"].clone()).unwrap();
+    let weights = |count: usize| (0..count).flat_map(|i| bf16::from_f32((i % 9) as f32 * 0.1 - 0.4).to_le_bytes());
+    let weights = |shape: &Vec<usize>| -> Vec<u8> { weights(shape.iter().product()).collect() };
+    let data: Vec<(&String, &Vec<usize>, Vec<u8>)> =
+        shapes.iter().map(|(name, shape)| (name, shape, weights(shape))).collect();
+    let mut seed = Vec::new();
+    for part in [&golden["config"].to_string(), index] {
+        seed.extend(u16::try_from(part.len()).unwrap().to_le_bytes());
+        seed.extend(part.bytes());
+    }
+    let views = data
+        .iter()
+        .map(|(name, shape, data)| (name.as_str(), TensorView::new(Dtype::BF16, shape.to_vec(), data).unwrap()));
+    seed.extend(serialize(views, None).unwrap());
+    seed
 }
 
 fn toml_of<T: serde::de::DeserializeOwned>(text: &str) -> T {
@@ -162,6 +215,13 @@ fn no_file_from_elsewhere_makes_its_reader_panic() {
             }
         }
     }
+}
+
+#[test]
+fn the_seeds_of_models_are_read_and_written() {
+    let workspace = Workspace::trained();
+    assert!(seeds("foreign", &workspace).iter().all(|seed| targets::foreign(seed).is_some()));
+    assert!(seeds("gguf", &workspace).iter().all(|seed| targets::gguf::compare(seed).is_some()));
 }
 
 #[test]

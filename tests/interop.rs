@@ -393,6 +393,21 @@ fn quantised_weights_stay_within_half_a_step_of_the_exact_ones() {
 }
 
 #[test]
+fn a_weight_that_a_type_cannot_hold_is_refused_by_name() {
+    let model = with_bytes("mixtral", |_| ());
+    let place = model.parameters.list().iter().find(|parameter| parameter.name.ends_with("q_proj.weight")).unwrap();
+    model.parameters.values_mut()[place.range.start] = 1e38;
+    let mut file = std::io::Cursor::new(Vec::new());
+    for dtype in [Stored::F16, Stored::Q8_0, Stored::Q4_0] {
+        let error = gguf::write(&mut file, &model, &bytes(), dtype, "x").unwrap_err().to_string();
+        assert!(error.contains("blk.0.attn_q.weight holds") && error.contains("--dtype f32"), "{dtype:?}: {error}");
+    }
+    for dtype in [Stored::F32, Stored::Bf16] {
+        gguf::write(&mut file, &model, &bytes(), dtype, "x").unwrap();
+    }
+}
+
+#[test]
 fn what_llama_cpp_does_not_compute_is_refused_by_option() {
     type Edit = fn(&mut tinymoe::config::Config);
     let cases: &[(&str, Edit)] = &[
@@ -415,8 +430,27 @@ fn what_llama_cpp_does_not_compute_is_refused_by_option() {
         assert!(reason.starts_with(option), "{option}: {reason}");
     }
     let model = with_bytes("mixtral", |_| ());
-    let error = gguf::write(&mut std::io::Cursor::new(Vec::new()), &model, &letters(), Stored::F32, "x").unwrap_err();
-    assert!(error.to_string().contains("cannot tokenize"), "{error:#}");
+    let refused = |tokenizer: &Tokenizer, part: &str| {
+        let file = &mut std::io::Cursor::new(Vec::new());
+        let error = gguf::write(file, &model, tokenizer, Stored::F32, "x").unwrap_err();
+        assert!(error.to_string().contains(part), "{part}: {error:#}");
+    };
+    refused(&letters(), "cannot tokenize");
+    let edited = |edit: &dyn Fn(&mut Value)| {
+        let mut json: Value = serde_json::from_slice(&bytes().to_json().unwrap()).unwrap();
+        edit(&mut json);
+        Tokenizer::from_json(json.to_string().as_bytes(), "edited.json").unwrap()
+    };
+    let other = json!({ "type": "Replace", "pattern": { "String": "q" }, "content": "Q" });
+    let more = |json: &mut Value| {
+        json["decoder"] = json!({ "type": "Sequence", "decoders": [json["decoder"], other] });
+    };
+    refused(&edited(&more), "cannot tokenize");
+    let spaced = |json: &mut Value| {
+        (json["model"]["vocab"]["a b"], json["model"]["vocab"]["a bc"]) = (257.into(), 258.into());
+        json["model"]["merges"] = json!([["a b", "c"]]);
+    };
+    refused(&edited(&spaced), "divides merges at a space");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use half::{bf16, f16};
 use serde_json::Value as Json;
 use std::io::{Seek, Write};
 
@@ -90,7 +91,8 @@ pub fn architecture(model: &ModelConfig, router: &RouterConfig) -> Result<&'stat
 /// cut into the blocks of `dtype`.
 ///
 /// # Errors
-/// If llama.cpp has nothing that computes this model or tokenizes like it, or if writing fails.
+/// If llama.cpp has nothing that computes this model or tokenizes like it, if a weight is too large for `dtype`, or if
+/// writing fails.
 pub fn write(
     out: &mut (impl Write + Seek),
     model: &Transformer,
@@ -115,6 +117,10 @@ pub fn write(
     let mut quantised = Vec::new();
     for Weight { name, shape, data } in weights(architecture, model)? {
         let stored = stored_as(&name, &shape, dtype);
+        let limit = largest(stored);
+        if let Some(number) = data.iter().find(|number| number.abs() > limit) {
+            bail!("{name} holds {number}, and {stored:?} has nothing beyond {limit}; choose --dtype f32");
+        }
         if stored == GgmlDType::F16 && dtype != Dtype::F16 {
             narrower.push(name.clone());
         }
@@ -184,7 +190,7 @@ fn vocabulary(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Vec<(&'static 
     let words = &json["pre_tokenizer"];
     let is_gpt2 = words["type"] == "ByteLevel" && words["use_regex"] != false && words["add_prefix_space"] != true;
     ensure!(
-        is_gpt2 && json["normalizer"].is_null(),
+        is_gpt2 && json["normalizer"].is_null() && json["decoder"]["type"] == "ByteLevel",
         "llama.cpp cannot tokenize as this model does: only byte-level tokenizers with GPT-2's words are exported, which \
          tokenizer.kind = \"bpe\" and \"bytes\" make"
     );
@@ -206,6 +212,8 @@ fn vocabulary(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Vec<(&'static 
         merges.push(match merge {
             Json::Array(pair) => {
                 let pair: Vec<_> = pair.iter().filter_map(Json::as_str).collect();
+                let is_whole = pair.len() == 2 && !pair.iter().any(|part| part.is_empty() || part.contains(' '));
+                ensure!(is_whole, "llama.cpp divides merges at a space, so it would not understand {merge}");
                 text(&pair.join(" "))
             }
             merge => text(merge.as_str().unwrap_or_default()),
@@ -334,6 +342,18 @@ fn interleave(rows: &[f32], channels: usize, width: usize) -> Vec<f32> {
         }
     }
     result
+}
+
+/// The largest number that a type stores; in blocks, that of a block whose scale, an f16, is the largest one.
+fn largest(stored: GgmlDType) -> f32 {
+    let f16 = f16::MAX.to_f32();
+    match stored {
+        GgmlDType::F16 => f16,
+        GgmlDType::BF16 => bf16::MAX.to_f32(),
+        GgmlDType::Q8_0 => 127.0 * f16,
+        GgmlDType::Q4_0 => 8.0 * f16,
+        _ => f32::MAX,
+    }
 }
 
 fn stored_as(name: &str, shape: &[usize], dtype: Dtype) -> GgmlDType {

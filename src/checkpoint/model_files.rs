@@ -42,12 +42,15 @@ pub(super) fn check_tokenizer(tokenizer: &Tokenizer, vocab_size: usize) -> Resul
     Ok(())
 }
 
+/// Numbers in the keys of one layer that a whole context takes: 262,144 positions of 8 heads with 128 channels.
+const MAX_KEYS: f64 = (1 << 28) as f64;
+
 /// Refuses sizes for which the files hold too few numbers, before anything is allocated for them. `numbers` is how many
 /// there are at most.
 pub(super) fn check_size(model: &ModelConfig, vocab_size: usize, numbers: usize) -> Result<()> {
     let weights = estimated_parameters(model, vocab_size);
-    let angles = (model.max_position_embeddings as f64) * (model.head_dim as f64);
-    if weights > numbers as f64 || angles > f64::from(1 << 28) {
+    let keys = model.max_position_embeddings as f64 * model.head_dim as f64 * model.num_key_value_heads as f64;
+    if weights > numbers as f64 || keys > MAX_KEYS {
         return Err(corrupt(format!(
             "config.json describes a model of {weights:.0} parameters and a context of {}; the weights are {numbers} at \
              most",

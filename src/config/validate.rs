@@ -358,8 +358,9 @@ pub fn estimated_parameters(m: &ModelConfig, vocab_size: usize) -> f64 {
     let attention = 2.0 * width * m.head_dim as f64 * heads;
     let moe = (m.num_experts as f64 + m.n_shared_experts as f64) * swiglu(m.moe_intermediate_size)
         + width * m.num_experts as f64;
-    let dense_layers = if m.num_experts == 0 { m.num_hidden_layers } else { m.first_k_dense_replace } as f64;
-    let moe_layers = m.num_hidden_layers as f64 - dense_layers;
+    let layers = m.num_hidden_layers;
+    let dense_layers = if m.num_experts == 0 { layers } else { m.first_k_dense_replace.min(layers) } as f64;
+    let moe_layers = layers as f64 - dense_layers;
     // Rows of the tables, and keys and values made of one row each.
     let channels = m.memory_ngrams.len() as f64 * m.memory_dim as f64;
     let memory = channels * (m.memory_slots as f64 + 2.0 * width);

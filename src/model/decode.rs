@@ -93,7 +93,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Appends new tokens, equally many to each sequence and one sequence's after the other's. Once a step of few tokens
-    /// has been taken, further ones allocate no memory.
+    /// has been taken, further ones allocate no memory, save for the angles of 256 further positions at a time.
     ///
     /// # Errors
     /// If there is no room for them, or an id is not in the vocabulary.

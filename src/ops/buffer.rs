@@ -49,7 +49,8 @@ pub fn prefer_large_pages(numbers: &[f32]) {
         let start = (numbers.as_ptr() as usize).next_multiple_of(PAGE);
         let end = numbers.as_ptr_range().end as usize / PAGE * PAGE;
         if start < end {
-            // SAFETY: the pages lie within memory that is ours, and the advice does not change what they hold.
+            // SAFETY: whole pages between the slice's first and last byte are asked about, and this advice changes
+            // neither what they hold nor who may use them.
             unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
         }
     }

@@ -33,6 +33,13 @@ impl<'a> Mat<'a> {
         self.cols
     }
 
+    /// Whether all elements lie within the slice, as they do in every view that [`Self::strided`] has let through.
+    fn is_within(&self) -> bool {
+        let last = |count: usize, stride: usize| count.checked_sub(1).map(|last| last * stride);
+        let last = last(self.rows, self.row_stride).zip(last(self.cols, self.col_stride));
+        last.is_none_or(|(row, col)| row + col < self.data.len())
+    }
+
     /// The transpose.
     pub fn t(self) -> Self {
         Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
@@ -111,8 +118,9 @@ pub fn scaled_matmul(dst: MatMut, scale: f32, a: Mat, b: Mat, store: Store, prec
         scale,
         add: store == Store::Add,
     };
-    // SAFETY: the views' extents were checked against their slices when they were made, the shapes agree, and `dst` is
-    // borrowed mutably, so it overlaps neither operand.
+    debug_assert!(a.is_within() && b.is_within());
+    // SAFETY: the views' extents were checked against their slices when they were made, one of their strides is 1, the
+    // shapes agree, and `dst` is borrowed mutably, so it overlaps neither operand.
     unsafe { gemm::product(&problem, precision) }
 }
 

@@ -39,8 +39,9 @@ struct Job {
     shared: *const Shared<'static>,
 }
 
-// SAFETY: `Job` is sent to workers only while the `Shared` it points to is alive: `run_numbered` does not return
-// before every worker that took a copy has left the job.
+// SAFETY: `Shared` may be used by several threads at once (atomics, a mutex, a body that is `Sync`), and a worker looks
+// at it only while it is alive: `run_numbered` takes the job back under the lock under which workers copy it and raise
+// `inside`, and does not return before all of these have left.
 unsafe impl Send for Job {}
 
 struct Shared<'a> {
@@ -106,7 +107,8 @@ pub fn run<T: Send>(tasks: Vec<T>, body: impl Fn(T) + Sync) {
 pub fn run_pieces(rows: &mut [f32], row_len: usize, piece: usize, body: impl Fn(&mut [f32], usize, usize) + Sync) {
     /// Lets tasks on other threads reach their pieces.
     struct Start(*mut f32);
-    // SAFETY: tasks touch disjoint pieces of a slice that is borrowed until all of them have ended.
+    // SAFETY: tasks touch disjoint pieces, of numbers that any thread may have, of a slice that is borrowed until all
+    // of them have ended.
     unsafe impl Sync for Start {}
 
     if row_len == 0 || piece == 0 {
@@ -117,7 +119,9 @@ pub fn run_pieces(rows: &mut [f32], row_len: usize, piece: usize, body: impl Fn(
         // All rows' pieces at one place follow each other: they may share a weight.
         let (row, first) = (number % count, number / count * piece);
         let start = &start;
-        // SAFETY: the piece lies within the row, which lies within `rows`, and no other number has the same one.
+        debug_assert!(row < count && first < row_len);
+        // SAFETY: the piece starts and ends within the row, which lies within `rows`; `number` is the only one with
+        // this row and start, each is handed out once, and `rows` is not used before all have come back.
         let numbers =
             unsafe { std::slice::from_raw_parts_mut(start.0.add(row * row_len + first), piece.min(row_len - first)) };
         body(numbers, row, first);
@@ -132,7 +136,7 @@ pub fn run_numbered(count: usize, body: &(dyn Fn(usize) + Sync)) {
         return (0..count).for_each(body);
     };
     let shared = Shared { next: AtomicUsize::new(0), count, body, panic: Mutex::new(None) };
-    // SAFETY: only the lifetime is erased; see `Job`.
+    // Only the lifetime is erased; see `Job`.
     let erased: *const Shared<'static> = (&raw const shared).cast();
     publish(pool, erased);
     work(&shared);

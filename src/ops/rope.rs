@@ -2,25 +2,25 @@
 //! turns with channel i + C/2 by the angle position * theta^(-2i/C). Where a part of the channels turns, they are the
 //! first ones, and C stands for their number.
 
-/// cos and sin of every position's angles.
+use std::sync::OnceLock;
+
+/// Positions whose angles are computed at a time.
+const BLOCK: usize = 256;
+
+/// cos and sin of every position's angles, computed when a position of the block is first met: a context of a million
+/// positions costs what of it is used.
 #[derive(Clone, Debug)]
 pub struct RotaryTable {
     half: usize,
+    theta: f64,
     /// Per position: C/2 cosines, then C/2 sines.
-    cos_sin: Vec<f32>,
+    blocks: Vec<OnceLock<Vec<f32>>>,
 }
 
 impl RotaryTable {
     /// The angles of positions `0..positions` for heads of which `width` channels (an even number) turn.
     pub fn new(positions: usize, width: usize, theta: f64) -> Self {
-        let half = width / 2;
-        let mut cos_sin = Vec::with_capacity(positions * width);
-        for position in 0..positions {
-            let angle = |i: usize| position as f64 * theta.powf(-2.0 * i as f64 / width as f64);
-            cos_sin.extend((0..half).map(|i| angle(i).cos() as f32));
-            cos_sin.extend((0..half).map(|i| angle(i).sin() as f32));
-        }
-        Self { half, cos_sin }
+        Self { half: width / 2, theta, blocks: vec![OnceLock::new(); positions.div_ceil(BLOCK)] }
     }
 
     /// How many channels turn.
@@ -30,7 +30,20 @@ impl RotaryTable {
 
     #[inline(always)]
     fn angles(&self, position: usize) -> (&[f32], &[f32]) {
-        self.cos_sin[position * 2 * self.half..][..2 * self.half].split_at(self.half)
+        let block = self.blocks[position / BLOCK].get_or_init(|| self.block(position / BLOCK));
+        block[position % BLOCK * 2 * self.half..][..2 * self.half].split_at(self.half)
+    }
+
+    #[cold]
+    fn block(&self, block: usize) -> Vec<f32> {
+        let turn = |i: usize| self.theta.powf(-2.0 * i as f64 / self.width() as f64);
+        let turns: Vec<f64> = (0..self.half).map(turn).collect();
+        let mut cos_sin = Vec::with_capacity(BLOCK * self.width());
+        for position in block * BLOCK..(block + 1) * BLOCK {
+            cos_sin.extend(turns.iter().map(|turn| (position as f64 * turn).cos() as f32));
+            cos_sin.extend(turns.iter().map(|turn| (position as f64 * turn).sin() as f32));
+        }
+        cos_sin
     }
 
     /// Turns one head's channels to `position`.
@@ -62,6 +75,17 @@ impl RotaryTable {
 mod tests {
     use super::*;
     use crate::ops::simd;
+
+    #[test]
+    fn a_long_context_costs_what_is_used_of_it() {
+        let long = RotaryTable::new(1 << 20, 1 << 8, 10_000.0);
+        assert!(long.blocks.iter().all(|block| block.get().is_none()));
+        let mut head = vec![1.0; 1 << 8];
+        long.rotate(&mut head, 3 * BLOCK + 1);
+        assert_eq!(long.blocks.iter().filter(|block| block.get().is_some()).count(), 1);
+        let angle = (3 * BLOCK + 1) as f64;
+        assert_eq!(head[0], angle.cos() as f32 - angle.sin() as f32);
+    }
 
     #[test]
     fn turning_back_undoes_a_turn_and_scores_depend_on_distance_alone() {

@@ -12,15 +12,14 @@ use crate::ops::gemm::Precision;
 use crate::ops::matmul::{Mat, MatMut, Store, matmul, scaled_matmul};
 use crate::ops::simd;
 
-/// Coefficients a, b, c of the iterations X <- a X + b (X X^T) X + c (X X^T)^2 X: those of Amsel et al. 2025 ("The
-/// Polar Express", algorithm 2), each the best odd polynomial of degree five for what the ones before it left, from
-/// singular values of 0.001 on.
-const POLAR_EXPRESS: [[f32; 3]; 5] = [
+/// Coefficients a, b, c of the iterations X <- a X + b (X X^T) X + c (X X^T)^2 X: the first of those of Amsel et al.
+/// 2025 ("The Polar Express", algorithm 2), each the best odd polynomial of degree five for what the ones before it left.
+/// A fifth iteration brings singular values nearer to 1 but no lower loss (docs/learning.md).
+const POLAR_EXPRESS: [[f32; 3]; 4] = [
     [8.287_212, -23.595_887, 17.300_387],
     [4.107_059, -2.947_85, 0.544_843_1],
     [3.948_690_9, -2.908_902, 0.551_819_2],
     [3.318_419_7, -2.488_488, 0.510_048_9],
-    [2.300_652, -1.668_904, 0.418_807_3],
 ];
 
 /// Every iteration treats singular values as if they were smaller by this factor, so that rounding does not carry one
@@ -128,53 +127,44 @@ mod tests {
         (0..(rows * cols) as u64).map(|index| stream.normal(index) as f32).collect()
     }
 
-    /// Products of all pairs of rows (or, of a tall matrix, columns).
-    fn gram(matrix: &[f32], rows: usize, cols: usize) -> Vec<f64> {
-        let (side, long) = (rows.min(cols), rows.max(cols));
-        let at = |i: usize, j: usize| f64::from(if rows <= cols { matrix[i * cols + j] } else { matrix[j * cols + i] });
-        (0..side * side).map(|n| (0..long).map(|j| at(n / side, j) * at(n % side, j)).sum()).collect()
-    }
-
-    #[test]
-    fn an_orthogonalised_matrix_has_singular_values_near_one_and_the_old_directions() {
-        for (rows, cols) in [(16, 16), (128, 176), (176, 128), (7, 33), (33, 7), (1, 9), (9, 1)] {
-            let original = matrix(rows, cols);
-            for precision in [Precision::F32, Precision::Bf16] {
-                let mut result = original.clone();
-                orthogonalize(&mut result, rows, cols, precision);
-                // The trace of O^T M is the sum of M's singular values when O = U V^T, and less for any other O with
-                // singular values up to 1.
-                let side = rows.min(cols);
-                for (n, product) in gram(&result, rows, cols).into_iter().enumerate() {
-                    let wanted = f64::from(u8::from(n / side == n % side));
-                    assert!((product - wanted).abs() < 0.4, "{rows} x {cols}, {precision:?}: {n} is {product}");
-                }
-                let trace: f64 = result.iter().zip(&original).map(|(o, m)| f64::from(o * m)).sum();
-                let nuclear = nuclear_norm(&original, rows, cols);
-                assert!((trace / nuclear - 1.0).abs() < 0.15, "{rows} x {cols}: {trace} of {nuclear}");
-            }
-        }
-    }
-
-    /// The sum of singular values, by Jacobi rotations of pairs of rows (columns, of a tall matrix).
-    fn nuclear_norm(matrix: &[f32], rows: usize, cols: usize) -> f64 {
+    /// By Jacobi rotations of pairs of rows (columns, of a tall matrix) until all are orthogonal.
+    fn singular_values(matrix: &[f32], rows: usize, cols: usize) -> Vec<f64> {
         let (side, long) = (rows.min(cols), rows.max(cols));
         let at = |i: usize, j: usize| f64::from(if rows <= cols { matrix[i * cols + j] } else { matrix[j * cols + i] });
         let mut vectors: Vec<Vec<f64>> = (0..side).map(|i| (0..long).map(|j| at(i, j)).collect()).collect();
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-        for _ in 0..30 {
+        for _ in 0..12 {
             for p in 0..side {
                 for q in p + 1..side {
                     let (a, b) = (vectors[p].clone(), vectors[q].clone());
-                    let (product, difference) = (dot(&a, &b), dot(&b, &b) - dot(&a, &a));
-                    let angle = 0.5 * (-2.0 * product).atan2(difference);
+                    let angle = 0.5 * (-2.0 * dot(&a, &b)).atan2(dot(&b, &b) - dot(&a, &a));
                     let (sin, cos) = angle.sin_cos();
                     vectors[p] = a.iter().zip(&b).map(|(a, b)| cos * a + sin * b).collect();
                     vectors[q] = a.iter().zip(&b).map(|(a, b)| cos * b - sin * a).collect();
                 }
             }
         }
-        vectors.iter().map(|vector| dot(vector, vector).sqrt()).sum()
+        vectors.iter().map(|vector| dot(vector, vector).sqrt()).collect()
+    }
+
+    #[test]
+    fn an_orthogonalised_matrix_has_singular_values_near_one_and_the_old_directions() {
+        for (rows, cols) in [(16, 16), (96, 128), (128, 96), (7, 33), (33, 7), (1, 9), (9, 1)] {
+            let original = matrix(rows, cols);
+            let nuclear: f64 = singular_values(&original, rows, cols).iter().sum();
+            for precision in [Precision::F32, Precision::Bf16] {
+                let mut result = original.clone();
+                orthogonalize(&mut result, rows, cols, precision);
+                let values = singular_values(&result, rows, cols);
+                // A square matrix has singular values near 0, which four iterations do not bring up all the way.
+                let near_one = values.iter().filter(|value| (0.4..1.6).contains(*value)).count();
+                assert!(near_one + usize::from(rows == cols) >= rows.min(cols), "{rows} x {cols}: {values:?}");
+                assert!(values.iter().all(|&value| value < 1.6), "{rows} x {cols}, {precision:?}: {values:?}");
+                // The trace of O^T M is the sum of M's singular values when O = U V^T.
+                let trace: f64 = result.iter().zip(&original).map(|(o, m)| f64::from(o * m)).sum();
+                assert!((0.5..1.6).contains(&(trace / nuclear)), "{rows} x {cols}: {trace} of {nuclear}");
+            }
+        }
     }
 
     #[test]
@@ -193,7 +183,7 @@ mod tests {
         update(&rule, &mut values, &mut gradients, &mut momentum);
         let moved = values.iter().map(|&value| f64::from(value - 0.995).powi(2)).sum::<f64>() / 960.0;
         // 0.2 times the learning rate.
-        assert!((moved.sqrt() - 0.002).abs() < 1e-4, "{}", moved.sqrt());
+        assert!((moved.sqrt() - 0.002).abs() < 2e-4, "{}", moved.sqrt());
         assert!(gradients.iter().all(|&gradient| gradient == 0.0));
     }
 }

@@ -22,6 +22,7 @@ pub fn read(bytes: &[u8], origin: &str) -> anyhow::Result<Tokenizer> {
     let decoding = Decoding::parse(&json["decoder"]).context("in its decoder")?;
     let independent_pieces = has_independent_pieces(&json);
     let unknown_name = json["model"]["unk_token"].as_str().map(String::from);
+    let added = added_ids(&json);
 
     // Without a type, the crate would try other kinds of models.
     json["model"]["type"] = "BPE".into();
@@ -39,6 +40,10 @@ pub fn read(bytes: &[u8], origin: &str) -> anyhow::Result<Tokenizer> {
 
     let mut tokens = token_table(&encoder, &decoding)?;
     let id_of = |name: &str| encoder.token_to_id(name);
+    for (name, id) in added {
+        // The crate gives a token that fits nowhere another id and says nothing.
+        ensure!(id_of(&name).map(u64::from) == id, "its added token {name:?} cannot have the id that stands there");
+    }
     let is_special = |id: &u32| tokens[*id as usize].special.is_some();
     let end_of_text = END_NAMES.iter().filter_map(|name| id_of(name)).find(is_special);
     let unknown = unknown_name.and_then(|name| id_of(&name)).filter(|id| Some(*id) != end_of_text);
@@ -90,6 +95,12 @@ fn check_model(model: &Value) -> anyhow::Result<()> {
         ensure!(vocab.contains_key(&merged), "its merge {merge} makes {merged:?}, which is not in the vocab");
     }
     Ok(())
+}
+
+/// The names and ids of added tokens.
+fn added_ids(json: &Value) -> Vec<(String, Option<u64>)> {
+    let added = json["added_tokens"].as_array().into_iter().flatten();
+    added.map(|token| (token["content"].as_str().unwrap_or_default().to_string(), token["id"].as_u64())).collect()
 }
 
 /// Refuses steps that are not in `known`.

@@ -253,6 +253,8 @@ fn a_file_whose_parts_do_not_fit_together_is_refused_with_the_reason() {
     assert!(refusal("/model/vocab/on", json!(u32::MAX)).contains("4294967295"));
     assert!(refusal("/model/vocab", json!({})).contains("merge"));
     assert!(refusal("/model", json!("BPE")).contains("vocab"));
+    // Found by the fuzzer: another name than that of id 0 in the vocab.
+    assert!(refusal("/added_tokens/0/content", json!("<eox>")).contains("\"<eox>\" cannot have the id"));
 }
 
 #[test]

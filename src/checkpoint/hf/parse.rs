@@ -284,6 +284,9 @@ fn check_shape(model: &ModelConfig) -> Result<(), String> {
     if has_memory && !(1..=MAX_MEMORY_SLOTS).contains(&model.memory_slots) {
         return Err(format!("memory_slots = {} is not between 1 and {MAX_MEMORY_SLOTS}", model.memory_slots));
     }
+    if moe && model.first_k_dense_replace > model.num_hidden_layers {
+        return Err("first_k_dense_replace is larger than num_hidden_layers".to_string());
+    }
     if model.n_shared_experts as u64 > MAX_SIZE {
         return Err(format!("n_shared_experts = {} is too large", model.n_shared_experts));
     }
@@ -418,6 +421,21 @@ mod tests {
         assert_eq!(exit_code(&parse_ours(&config).unwrap_err()), 4);
         config.remove("tinymoe");
         assert_eq!(exit_code(&parse_ours(&config).unwrap_err()), 4);
+    }
+
+    #[test]
+    fn more_dense_layers_than_layers_are_corrupt() {
+        let (model, router) = edited(|_, _| {});
+        let mut config = written(&model, &router);
+        config["tinymoe"]["model"]["first_k_dense_replace"] = json!(1u64 << 40);
+        let error = parse_ours(&config).unwrap_err();
+        assert_eq!(exit_code(&error), 4);
+        assert!(error.to_string().contains("first_k_dense_replace"), "{error:#}");
+        // Not only read from a file they must not make the model seem small.
+        let count = |first_k_dense_replace| {
+            crate::config::estimated_parameters(&ModelConfig { first_k_dense_replace, ..model.clone() }, 1024)
+        };
+        assert_eq!(count(1 << 40), count(model.num_hidden_layers));
     }
 
     #[test]

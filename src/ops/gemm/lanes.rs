@@ -7,8 +7,9 @@ use std::arch::x86_64::*;
 /// along the summed dimension; words are moved about as f32.
 ///
 /// # Safety
-/// All functions need a CPU that has the instructions, a caller that is compiled for them, and pointers to as many
-/// elements as they say.
+/// All functions need a CPU that has the instructions and a caller that is compiled for them. `load`, `splat` and
+/// `store` need `COUNT`, one and `COUNT` elements at their pointer, at any address; the packing functions as many
+/// readable ones as they say and room for the words that they make, which must not overlap.
 pub trait Lanes {
     /// A vector, of words or of sums.
     type Vector: Copy;
@@ -46,25 +47,25 @@ macro_rules! vector_functions {
 
         #[inline(always)]
         unsafe fn zero() -> $vector {
-            // SAFETY: see the trait.
+            // SAFETY: the caller has the instructions.
             unsafe { $zero() }
         }
 
         #[inline(always)]
         unsafe fn load(words: *const f32) -> $vector {
-            // SAFETY: see the trait.
+            // SAFETY: the caller has the instructions and a vector of words; the load is an unaligned one.
             unsafe { $load(words) }
         }
 
         #[inline(always)]
         unsafe fn splat(word: *const f32) -> $vector {
-            // SAFETY: see the trait.
+            // SAFETY: the caller has the instructions and a word.
             unsafe { $splat(*word) }
         }
 
         #[inline(always)]
         unsafe fn store(to: *mut f32, scale: f32, sum: $vector, add: bool) {
-            // SAFETY: see the trait.
+            // SAFETY: the caller has the instructions and a vector's room; load and store are unaligned ones.
             unsafe {
                 let scaled = $multiply(sum, $splat(scale));
                 $store(to, if add { $add($load(to), scaled) } else { scaled });
@@ -90,7 +91,7 @@ macro_rules! avx512_vectors {
 
         #[inline(always)]
         unsafe fn total(sum: __m512) -> f32 {
-            // SAFETY: see the trait.
+            // SAFETY: the caller has the instructions.
             unsafe { _mm512_reduce_add_ps(sum) }
         }
     };
@@ -103,7 +104,7 @@ macro_rules! f32_words {
 
         #[inline(always)]
         unsafe fn pack_line(from: *const f32, to: *mut f32, count: usize) {
-            // SAFETY: see the trait.
+            // SAFETY: the caller has `count` numbers and, elsewhere, room for as many words.
             unsafe { std::ptr::copy_nonoverlapping(from, to, count) }
         }
 
@@ -116,7 +117,7 @@ macro_rules! f32_words {
             cols: usize,
             width: usize,
         ) {
-            // SAFETY: see the trait.
+            // SAFETY: what the trait asks of the caller is what this function asks for, with a word for each number.
             unsafe { pack::copy_rows(from, row_stride, to, depth, cols, width) }
         }
     };
@@ -128,7 +129,7 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     unsafe fn multiply_add(a: __m512, b: __m512, sum: __m512) -> __m512 {
-        // SAFETY: see the trait.
+        // SAFETY: the caller has the instructions.
         unsafe { _mm512_fmadd_ps(a, b, sum) }
     }
 }
@@ -149,13 +150,13 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     unsafe fn multiply_add(a: __m256, b: __m256, sum: __m256) -> __m256 {
-        // SAFETY: see the trait.
+        // SAFETY: the caller has the instructions.
         unsafe { _mm256_fmadd_ps(a, b, sum) }
     }
 
     #[inline(always)]
     unsafe fn total(sum: __m256) -> f32 {
-        // SAFETY: see the trait.
+        // SAFETY: the caller has the instructions.
         unsafe {
             let four = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
@@ -170,7 +171,7 @@ impl Lanes for Avx512Bf16 {
 
     #[inline(always)]
     unsafe fn multiply_add(a: __m512, b: __m512, sum: __m512) -> __m512 {
-        // SAFETY: see the trait; both types are 512 bits of any value.
+        // SAFETY: the caller has the instructions; both types are 512 bits of any value.
         unsafe {
             let pairs = |words| std::mem::transmute::<__m512, __m512bh>(words);
             _mm512_dpbf16_ps(sum, pairs(a), pairs(b))
@@ -179,7 +180,9 @@ impl Lanes for Avx512Bf16 {
 
     #[inline(always)]
     unsafe fn pack_line(from: *const f32, to: *mut f32, count: usize) {
-        // SAFETY: see the trait; masks keep loads and stores within `count` numbers.
+        // SAFETY: the caller has the instructions; masks keep loads within the caller's `count` numbers and stores within
+        // the words of two that they make, and a pointer is at most behind the last number. Both types that are
+        // transmuted are 512 bits of any value.
         unsafe {
             for start in (0..count).step_by(32) {
                 let half = |offset: usize| {
@@ -194,8 +197,10 @@ impl Lanes for Avx512Bf16 {
 
     #[inline(always)]
     unsafe fn pack_rows(from: *const f32, row_stride: usize, to: *mut f32, depth: usize, cols: usize, width: usize) {
-        // SAFETY: see the trait; masks keep loads within a row and stores within a row of a panel.
+        // SAFETY: the caller has the instructions; masks keep loads within a row and stores within a row of a panel, and
+        // a pointer is at most behind a row's last number. Both types that are transmuted are 256 bits of any value.
         unsafe {
+            debug_assert!(depth > 0);
             let words = depth.div_ceil(2);
             for word in 0..words {
                 for first in (0..cols).step_by(width) {

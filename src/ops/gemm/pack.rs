@@ -6,10 +6,12 @@ use std::arch::x86_64::*;
 /// zeros.
 ///
 /// # Safety
-/// AVX2; `from` holds the rows, `row_stride` apart, and `to` has room for all panels.
+/// AVX2; `from` holds the rows, `row_stride` apart, and `to`, which does not overlap them, has room for all panels:
+/// `rows` times `cols` rounded up to `width`.
 #[inline(always)]
 pub unsafe fn copy_rows(from: *const f32, row_stride: usize, to: *mut f32, rows: usize, cols: usize, width: usize) {
-    // SAFETY: the caller's.
+    // SAFETY: of a row's `cols` words the `here` from `first` on are read, in vectors only while they are so many;
+    // the panel's row has room for `width` words.
     unsafe {
         // Row by row, so that memory is read in its order.
         for row in 0..rows {
@@ -36,11 +38,14 @@ pub unsafe fn copy_rows(from: *const f32, row_stride: usize, to: *mut f32, rows:
 /// zero.
 ///
 /// # Safety
-/// AVX2; `from` holds the columns, `stride` apart, and `to` has room for `rows * padded` words.
+/// AVX2; `from` holds the columns, `stride` apart, and `to`, which does not overlap them, has room for `rows * padded`
+/// words; `padded` is at least `cols`.
 #[inline(always)]
 pub unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, rows: usize, cols: usize, padded: usize) {
-    // SAFETY: the caller's.
+    // SAFETY: eight by eight words are taken while there are so many of both; the rest one by one, below `rows` and,
+    // when read, below `cols`.
     unsafe {
+        debug_assert!(cols <= padded);
         let (whole_rows, whole_cols) = (rows / 8 * 8, cols / 8 * 8);
         for row in (0..whole_rows).step_by(8) {
             for col in (0..whole_cols).step_by(8) {
@@ -57,9 +62,12 @@ pub unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, rows: usi
 }
 
 /// Transposes eight times eight words.
+///
+/// # Safety
+/// AVX2; eight words at each of eight places, `stride` apart in `from` and `to_stride` apart in `to`.
 #[inline(always)]
 unsafe fn transpose_eight(from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
-    // SAFETY: the caller's.
+    // SAFETY: the caller has the words and the instructions; unaligned loads and stores need no more.
     unsafe {
         let lines: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(from.add(i * stride)));
         let pair = |i: usize| {

@@ -29,6 +29,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+/// The start of at least `len` numbers.
 fn room(vector: &mut Vec<f32>, len: usize) -> *mut f32 {
     if vector.len() < len {
         vector.resize(len.next_power_of_two(), 0.0);
@@ -37,22 +38,23 @@ fn room(vector: &mut Vec<f32>, len: usize) -> *mut f32 {
 }
 
 /// # Safety
-/// That of [`super::product`], and a CPU with these instructions; likewise below.
+/// That of [`super::product`], at least one number in the summed dimension, and a CPU with these instructions; likewise
+/// below, where `S` must be compiled into one of these three functions.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 pub unsafe fn avx512(problem: &Problem) {
-    // SAFETY: the caller's.
+    // SAFETY: the caller's promise, and these are the instructions of the lanes; likewise in the next two.
     SCRATCH.with_borrow_mut(|scratch| unsafe { blocks::<Avx512>(problem, scratch) });
 }
 
 #[target_feature(enable = "avx2,fma")]
 pub unsafe fn avx2(problem: &Problem) {
-    // SAFETY: the caller's.
+    // SAFETY: as above.
     SCRATCH.with_borrow_mut(|scratch| unsafe { blocks::<Avx2>(problem, scratch) });
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
 pub unsafe fn avx512_bf16(problem: &Problem) {
-    // SAFETY: the caller's.
+    // SAFETY: as above.
     SCRATCH.with_borrow_mut(|scratch| unsafe { blocks::<Avx512Bf16>(problem, scratch) });
 }
 
@@ -70,9 +72,11 @@ struct Left {
 /// Adds up the product block by block of the summed dimension.
 #[inline(always)]
 unsafe fn blocks<S: Lanes>(problem: &Problem, scratch: &mut Scratch) {
-    // SAFETY: the caller's: blocks lie within the operands.
+    // SAFETY: `start` is below `depth` and `start + depth_here` at most `depth`, so that the parts are products of
+    // columns of `a` and rows of `b` that exist; `c` is the same.
     unsafe {
         let Problem { a, b, depth, .. } = *problem;
+        debug_assert!(depth > 0);
         let count = depth.div_ceil(MAX_BLOCK * S::PER_WORD).max(1);
         let size = depth.div_ceil(count).next_multiple_of(S::PER_WORD);
         let mut start = 0;
@@ -96,7 +100,10 @@ unsafe fn blocks<S: Lanes>(problem: &Problem, scratch: &mut Scratch) {
 
 #[inline(always)]
 unsafe fn block<S: Lanes>(problem: &Problem, scratch: &mut Scratch) {
-    // SAFETY: the caller's; scratch memory is made large enough before it is written.
+    // SAFETY: columns `first..first + count` exist in `b`. `panels` has room for `words` rows of `group` columns, of
+    // which `count` rounded up to `width` are written, since `group` is a multiple of `width`; `lines` has room for a
+    // panel's `width` lines of `words`. Both vectors keep their length until they are read, and neither is `left`'s.
+    // Where `b`'s columns are not neighbours its rows are, so that a column can be read as a line.
     unsafe {
         let Problem { cols, depth, b, .. } = *problem;
         let (width, words) = (2 * S::COUNT, depth.div_ceil(S::PER_WORD));
@@ -139,7 +146,9 @@ unsafe fn block<S: Lanes>(problem: &Problem, scratch: &mut Scratch) {
 /// The left operand as words: where it stands if it can be used there, else packed.
 #[inline(always)]
 unsafe fn left_words<S: Lanes>(problem: &Problem, words: usize, packed: &mut Vec<f32>) -> Left {
-    // SAFETY: the caller's.
+    // SAFETY: rows of `a` are read where they are neighbours in one of the two directions. A packed line of `depth`
+    // numbers has `words` words and a row has room for them; packed panels are `words` rows of `S::ROWS` words, and
+    // there is room for as many as hold all rows.
     unsafe {
         let Problem { rows, cols, depth, a, .. } = *problem;
         let (one_panel, collides) = (cols <= 2 * S::COUNT, a.row_stride.is_multiple_of(256));
@@ -176,9 +185,10 @@ unsafe fn rows<S: Lanes, const V: usize>(problem: &Problem, left: Left, columns:
     let mut row = 0;
     while row < problem.rows {
         let rest = problem.rows - row;
-        // SAFETY: the caller's; a tile is not higher than the rows that are left.
         macro_rules! tile {
             ($rows:literal) => {{
+                // SAFETY: a tile is not higher than the rows that are left, and one that starts within a panel of
+                // `S::ROWS` rows ends in it: full tiles come first. The columns from `columns.first` on exist in `c`.
                 unsafe {
                     let words = left.words.add(row / S::ROWS * left.tile_stride + row % S::ROWS * left.row_stride);
                     let to = problem.c.add(row * problem.c_row_stride + columns.first);
@@ -210,8 +220,11 @@ unsafe fn tile<S: Lanes, const R: usize, const V: usize, const LINES: bool>(
     columns: Columns,
     to: *mut f32,
 ) {
-    // SAFETY: the caller's.
+    // SAFETY: the caller has `R` rows of `columns.words` words each in `left`, rows of a panel as wide as two vectors,
+    // and `R` rows of `columns.count` numbers at `to`. A whole vector is stored only where all of its columns exist.
+    // Both steps may end behind the last word, where nothing is read: that is why they wrap.
     unsafe {
+        debug_assert!(columns.count <= V * S::COUNT && S::COUNT <= 16);
         let mut sums = [[S::zero(); V]; R];
         let (mut a, mut b) = (left.words, columns.panel);
         for _ in 0..columns.words {
@@ -225,8 +238,8 @@ unsafe fn tile<S: Lanes, const R: usize, const V: usize, const LINES: bool>(
                     sums[r][v] = S::multiply_add(word, words[v], sums[r][v]);
                 }
             }
-            a = a.add(if LINES { 1 } else { left.depth_stride });
-            b = b.add(2 * S::COUNT);
+            a = a.wrapping_add(if LINES { 1 } else { left.depth_stride });
+            b = b.wrapping_add(2 * S::COUNT);
         }
         let (scale, add) = (problem.scale, problem.add);
         if columns.count == V * S::COUNT {

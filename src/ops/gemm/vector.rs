@@ -9,16 +9,16 @@ use super::lanes::{Avx2, Avx512, Lanes};
 const ROWS: usize = 8;
 
 /// # Safety
-/// A CPU with these instructions; likewise below.
+/// A CPU with these instructions; likewise below, where `S` must be compiled into one of these two functions.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 pub unsafe fn avx512(matrix_OI: &[f32], x_I: &[f32], y_O: &mut [f32]) {
-    // SAFETY: the caller's.
+    // SAFETY: these are the instructions of the lanes; likewise in the next.
     unsafe { products::<Avx512>(matrix_OI, x_I, y_O) }
 }
 
 #[target_feature(enable = "avx2,fma")]
 pub unsafe fn avx2(matrix_OI: &[f32], x_I: &[f32], y_O: &mut [f32]) {
-    // SAFETY: the caller's.
+    // SAFETY: as above.
     unsafe { products::<Avx2>(matrix_OI, x_I, y_O) }
 }
 
@@ -26,11 +26,11 @@ pub unsafe fn avx2(matrix_OI: &[f32], x_I: &[f32], y_O: &mut [f32]) {
 unsafe fn products<S: Lanes>(matrix_OI: &[f32], x_I: &[f32], y_O: &mut [f32]) {
     let inner = x_I.len();
     let (mut rest_y, mut rest) = (y_O, matrix_OI);
-    // SAFETY: the caller's; `take_rows` gets as many rows as it multiplies.
     macro_rules! take_rows {
         ($rows:expr) => {{
             let (now, later) = rest.split_at($rows * inner);
             let (y, later_y) = rest_y.split_at_mut($rows);
+            // SAFETY: the caller's CPU has the instructions; slices are cut with their bounds checked.
             y.copy_from_slice(&unsafe { some_rows::<S, { $rows }>(now, x_I) });
             (rest, rest_y) = (later, later_y);
         }};
@@ -48,7 +48,8 @@ unsafe fn some_rows<S: Lanes, const R: usize>(rows_RI: &[f32], x_I: &[f32]) -> [
     let inner = x_I.len();
     assert!(rows_RI.len() >= R * inner);
     let whole = inner / S::COUNT * S::COUNT;
-    // SAFETY: the caller's; vectors end at `whole`, which is within a row and within `x_I`.
+    // SAFETY: the caller's CPU has the instructions; vectors end at `whole`, which is within `x_I` and within each of
+    // the R rows, which the assertion above has found.
     let mut sums: [f32; R] = unsafe {
         let mut sums = [S::zero(); R];
         let (x, rows) = (x_I.as_ptr(), rows_RI.as_ptr());
