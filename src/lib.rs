@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! transcript files -> documents -> tokenizer -> token ids -> batch(seed, step)      transcript, tokenizer, dataset
-//!   ids_BT -> embedding x_ND -> [ norm -> attention -> + -> norm -> router -> experts -> + ] x L
+//!   ids_BT -> embedding x_ND -> [ (memory -> +) -> norm -> attention -> + -> norm -> router -> experts -> + ] x L
 //!          -> norm -> head -> cross-entropy (+ balance loss + z-loss)                model, ops
 //!          -> backward -> clip -> optimizer -> checkpoint                            optim, train, checkpoint
 //! checkpoint -> sampler (same weights, KV cache) -> text + routing log               sample, routing
