@@ -117,7 +117,13 @@ macro_rules! f32_words {
             width: usize,
         ) {
             // SAFETY: see the trait.
-            unsafe { pack::copy_rows(from, row_stride, to, depth, cols, width) }
+            unsafe {
+                if width == Self::ROWS {
+                    pack::copy_rows::<{ Self::ROWS }>(from, row_stride, to, depth, cols);
+                } else {
+                    pack::copy_rows::<{ 2 * Self::COUNT }>(from, row_stride, to, depth, cols);
+                }
+            }
         }
     };
 }

@@ -4,8 +4,9 @@
 #![expect(clippy::needless_range_loop)]
 
 use super::lanes::{Avx2, Avx512, Avx512Bf16, Lanes};
-use super::{Operand, Problem, pack};
+use super::{Operand, Problem, Triangle, pack};
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// Words of the summed dimension in a block: a panel of them takes 64 KB, a small part of the second-level cache.
 const MAX_BLOCK: usize = 512;
@@ -85,7 +86,7 @@ unsafe fn blocks<S: Lanes>(problem: &Problem, scratch: &mut Scratch) {
                 add: problem.add || start > 0,
                 ..*problem
             };
-            block::<S>(&part, scratch);
+            block::<S>(&part, start, scratch);
             start += depth_here;
             if start >= depth {
                 break;
@@ -94,8 +95,9 @@ unsafe fn blocks<S: Lanes>(problem: &Problem, scratch: &mut Scratch) {
     }
 }
 
+/// The part of the summed dimension that begins at `start`.
 #[inline(always)]
-unsafe fn block<S: Lanes>(problem: &Problem, scratch: &mut Scratch) {
+unsafe fn block<S: Lanes>(problem: &Problem, start: usize, scratch: &mut Scratch) {
     // SAFETY: the caller's; scratch memory is made large enough before it is written.
     unsafe {
         let Problem { cols, depth, b, .. } = *problem;
@@ -125,7 +127,8 @@ unsafe fn block<S: Lanes>(problem: &Problem, scratch: &mut Scratch) {
             }
             for col in (0..count).step_by(width) {
                 let here = width.min(count - col);
-                let columns = Columns { panel: panels.add(col * words), words, first: first + col, count: here };
+                let panel = panels.add(col * words);
+                let columns = Columns { panel, words, start, first: first + col, count: here };
                 if here > S::COUNT {
                     rows::<S, 2>(problem, left, columns);
                 } else {
@@ -142,7 +145,7 @@ unsafe fn left_words<S: Lanes>(problem: &Problem, words: usize, packed: &mut Vec
     // SAFETY: the caller's.
     unsafe {
         let Problem { rows, cols, depth, a, .. } = *problem;
-        let (one_panel, collides) = (cols <= 2 * S::COUNT, a.row_stride.is_multiple_of(256));
+        let (one_panel, collides) = (cols <= 2 * S::COUNT, a.row_stride.is_multiple_of(512));
         if S::PER_WORD == 1 && (one_panel || a.col_stride == 1 && !collides) {
             let tile_stride = S::ROWS * a.row_stride;
             Left { words: a.data, row_stride: a.row_stride, depth_stride: a.col_stride, tile_stride }
@@ -166,6 +169,8 @@ unsafe fn left_words<S: Lanes>(problem: &Problem, words: usize, packed: &mut Vec
 struct Columns {
     panel: *const f32,
     words: usize,
+    /// Where the words begin in the summed dimension.
+    start: usize,
     first: usize,
     count: usize,
 }
@@ -173,7 +178,10 @@ struct Columns {
 /// All rows of the result's `columns`, `V` vectors wide.
 #[inline(always)]
 unsafe fn rows<S: Lanes, const V: usize>(problem: &Problem, left: Left, columns: Columns) {
-    let mut row = 0;
+    let mut row = match problem.triangle {
+        Triangle::Result { ahead } => columns.first.saturating_sub(ahead) / S::ROWS * S::ROWS,
+        _ => 0,
+    };
     while row < problem.rows {
         let rest = problem.rows - row;
         // SAFETY: the caller's; a tile is not higher than the rows that are left.
@@ -181,6 +189,10 @@ unsafe fn rows<S: Lanes, const V: usize>(problem: &Problem, left: Left, columns:
             ($rows:literal) => {{
                 unsafe {
                     let words = left.words.add(row / S::ROWS * left.tile_stride + row % S::ROWS * left.row_stride);
+                    let range = words_of_rows::<S>(problem.triangle, row, $rows, columns);
+                    let columns =
+                        Columns { panel: columns.panel.add(range.start * 2 * S::COUNT), words: range.len(), ..columns };
+                    let words = words.add(range.start * left.depth_stride);
                     let to = problem.c.add(row * problem.c_row_stride + columns.first);
                     if left.depth_stride == 1 {
                         tile::<S, $rows, V, true>(problem, Left { words, ..left }, columns, to);
@@ -199,6 +211,17 @@ unsafe fn rows<S: Lanes, const V: usize>(problem: &Problem, left: Left, columns:
             2.. => tile!(2),
             _ => tile!(1),
         }
+    }
+}
+
+/// The words of a block that count for `count` rows of the left operand from `row` on; the others are zeros.
+#[inline(always)]
+fn words_of_rows<S: Lanes>(triangle: Triangle, row: usize, count: usize, columns: Columns) -> Range<usize> {
+    let Columns { words, start, .. } = columns;
+    match triangle {
+        Triangle::None | Triangle::Result { .. } => 0..words,
+        Triangle::Left { ahead } => 0..(ahead + row + count).saturating_sub(start).div_ceil(S::PER_WORD).min(words),
+        Triangle::LeftTransposed { ahead } => (row.saturating_sub(ahead + start) / S::PER_WORD).min(words)..words,
     }
 }
 
