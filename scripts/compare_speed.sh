@@ -56,6 +56,12 @@ for ((round = 1; round <= rounds; round++)); do
         for implementation in loop grouped dense transformers; do
             "$environment/bin/python" scripts/peers.py "$workload" "$implementation" --threads "$threads" >> "$results"
         done
+        for precision in autocast bf16; do
+            for implementation in loop grouped; do
+                "$environment/bin/python" scripts/peers.py "$workload" "$implementation" --precision "$precision" \
+                    --threads "$threads" >> "$results"
+            done
+        done
         "$environment/bin/python" scripts/peers.py "$workload" transformers --mode sample --threads "$threads" >> "$results"
         if [[ $llama = 1 ]]; then
             "${LLAMA_PYTHON:-$environment/bin/python}" scripts/llama_decode.py "$workload" "$files/$workload.gguf" \
@@ -72,7 +78,7 @@ rows = collections.defaultdict(list)
 for line in open(sys.argv[1]):
     row = json.loads(line)
     rows[row["workload"], row["mode"], row["implementation"]].append(row)
-print(f'{"workload":9}{"mode":8}{"implementation":16}{"tokens/s":>10}{"min":>9}{"max":>9}{"tinymoe is":>12}{"bf16 is":>9}{"memory MB":>11}')
+print(f'{"workload":9}{"mode":8}{"implementation":18}{"tokens/s":>10}{"min":>9}{"max":>9}{"tinymoe is":>12}{"bf16 is":>9}{"memory MB":>11}')
 for (workload, mode, implementation), runs in sorted(rows.items()):
     speeds = [run["tokens_per_s"] for run in runs]
 
@@ -85,5 +91,15 @@ for (workload, mode, implementation), runs in sorted(rows.items()):
     notes = ("", "") if implementation.startswith("tinymoe") else (ratio("tinymoe"), ratio("tinymoe bf16"))
     if "share" in runs[0]:
         notes = (f'{100 * statistics.median(run["share"] for run in runs):.0f}% peak', "")
-    print(f'{workload:9}{mode:8}{implementation:16}{statistics.median(speeds):10,.0f}{min(speeds):9,.0f}{max(speeds):9,.0f}{notes[0]:>12}{notes[1]:>9}{memory:11,}')
+    print(f'{workload:9}{mode:8}{implementation:18}{statistics.median(speeds):10,.0f}{min(speeds):9,.0f}{max(speeds):9,.0f}{notes[0]:>12}{notes[1]:>9}{memory:11,}')
+
+# The fastest mixture of experts in PyTorch, whatever it multiplies, beside ours: each at its best.
+for workload in sorted({workload for workload, _, _ in rows}):
+    median = lambda name: statistics.median(run["tokens_per_s"] for run in rows[workload, "train", name])
+    train = {name for (w, mode, name) in rows if (w, mode) == (workload, "train")}
+    best = max((name for name in train if name.split()[0] in ("loop", "grouped")), key=median)
+    for ours in sorted(train & {"tinymoe", "tinymoe bf16"}):
+        speeds = zip(rows[workload, "train", ours], rows[workload, "train", best])
+        ratio = statistics.median(a["tokens_per_s"] / b["tokens_per_s"] for a, b in speeds)
+        print(f"{workload}: {ours} trains {ratio:.2f}x as fast as PyTorch at its best ({best})")
 PYTHON

@@ -5,8 +5,11 @@ One JSON line a call: {"workload", "implementation", "mode", "tokens_per_s", "pe
 Implementations: "loop" (tokens sorted by expert, one matrix product an expert), "grouped" (torch's grouped_mm),
 "dense" (no experts, equal active parameters; compiled), "transformers" (Qwen3-MoE). A training step is forward,
 backward, clipping to norm 1 and fused AdamW on random tokens; sampling is greedy for one sequence (transformers only).
+Precisions of training: "f32", "autocast" (f32 weights, products in bf16), "bf16" (weights, activations and gradients in
+bf16, beside f32 weights that AdamW updates).
 """
 import argparse
+import contextlib
 import json
 import resource
 import statistics
@@ -28,6 +31,7 @@ SHAPES = {
 parser = argparse.ArgumentParser()
 parser.add_argument("workload", choices=SHAPES)
 parser.add_argument("implementation", choices=["loop", "grouped", "dense", "transformers"])
+parser.add_argument("--precision", choices=["f32", "autocast", "bf16"], default="f32")
 parser.add_argument("--mode", choices=["train", "sample"], default="train")
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--seconds", type=float, default=5)
@@ -75,15 +79,17 @@ class Experts(nn.Module):
         rows = h[order // K]
         if self.grouped:
             ends = counts.cumsum(0).to(torch.int32)
-            gate, up = F.grouped_mm(rows, self.up, offs=ends).chunk(2, -1)
-            y = F.grouped_mm(F.silu(gate) * up, self.down, offs=ends)
+            # Autocast does not know grouped_mm.
+            low = (lambda t: t.bfloat16()) if args.precision == "autocast" else (lambda t: t)
+            gate, up = F.grouped_mm(low(rows), low(self.up), offs=ends).chunk(2, -1)
+            y = F.grouped_mm(F.silu(gate) * up, low(self.down), offs=ends)
         else:
             y = []
             for part, w_up, w_down in zip(rows.split(counts.tolist()), self.up, self.down):
                 gate, up = (part @ w_up).chunk(2, -1)
                 y.append((F.silu(gate) * up) @ w_down)
             y = torch.cat(y)
-        y = torch.zeros_like(h).index_add(0, order // K, y * gates.flatten()[order, None])
+        y = torch.zeros_like(h).index_add(0, order // K, (y * gates.flatten()[order, None]).to(h.dtype))
         balance = E / K * (counts / len(h) * probs.mean(0)).sum()
         return y.view(x.shape), balance
 
@@ -137,16 +143,29 @@ def train():
     else:
         model = Model(args.implementation)
         loss_of = torch.compile(model) if args.implementation == "dense" else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
+    # What AdamW updates: the parameters, or f32 copies of them.
+    weights = list(model.parameters())
+    if args.precision == "bf16":
+        weights = [nn.Parameter(weight.detach().clone()) for weight in weights]
+        model.bfloat16()
+    optimizer = torch.optim.AdamW(weights, lr=1e-3, weight_decay=0.1, fused=True)
     times = []
     for step in range(10_000):
         ids = torch.randint(V, (B, T + 1))
         started = time.perf_counter()
-        loss = loss_of(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
-        optimizer.zero_grad(set_to_none=True)
+        low = torch.autocast("cpu", torch.bfloat16) if args.precision == "autocast" else contextlib.nullcontext()
+        with low:
+            loss = loss_of(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+        model.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if args.precision == "bf16":
+            for weight, parameter in zip(weights, model.parameters()):
+                weight.grad = parameter.grad.float()
+        nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
+        if args.precision == "bf16":
+            with torch.no_grad():
+                torch._foreach_copy_(list(model.parameters()), weights)
         if step >= 3:
             times.append(time.perf_counter() - started)
         if len(times) >= 10 and sum(times) > args.seconds:
@@ -170,5 +189,6 @@ if args.mode == "sample" and args.implementation != "transformers":
     sys.exit("sampling is timed with transformers only")
 speed = train() if args.mode == "train" else sample()
 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-print(json.dumps({"workload": args.workload, "implementation": args.implementation, "mode": args.mode,
+name = args.implementation if args.precision == "f32" else f"{args.implementation} {args.precision}"
+print(json.dumps({"workload": args.workload, "implementation": name, "mode": args.mode,
                   "tokens_per_s": round(speed, 1), "peak_memory_mb": memory, "torch": torch.__version__}))

@@ -57,7 +57,7 @@ pub fn run(args: BenchArgs, _global: &Global) -> Result<()> {
     }
     if args.json {
         let mut out = io::stdout().lock();
-        serde_json::to_writer_pretty(&mut out, &json!({ "kernels": simd::path_name(), "workloads": reports }))?;
+        serde_json::to_writer_pretty(&mut out, &json!({ "kernels": simd::path().name(), "workloads": reports }))?;
         writeln!(out)?;
     }
     Ok(())
@@ -73,7 +73,7 @@ fn print(report: &Report, peak: f64) -> io::Result<()> {
         grouped(report.active_parameters),
         grouped(report.tokens_per_step),
         pool::threads(),
-        simd::path_name()
+        simd::path().name()
     )?;
     writeln!(
         out,

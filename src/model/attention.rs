@@ -113,20 +113,19 @@ impl Attention {
         [0..q_end, q_end..k_end].into_iter().zip(self.qk_norm.iter().flatten())
     }
 
-    /// Copies head `head` of a row of queries, keys and values, normalised and turned.
+    /// Normalises the queries and keys in a row and turns them to `position`.
     #[inline(always)]
-    pub fn place_head(&self, values: &[f32], row: &[f32], head: usize, head_C: &mut [f32], position: usize) {
-        let start = head * self.channels;
-        head_C.copy_from_slice(&row[start..start + self.channels]);
-        if let Some((part, gain)) = self.normalised().find(|(part, _)| part.contains(&start)) {
-            // The gain is as long as what is normalised together.
-            let first = part.start + (start - part.start) / gain.len() * gain.len();
-            let scale = norm::scale(&row[first..first + gain.len()], self.eps);
-            for (x, &gain) in head_C.iter_mut().zip(&values[gain.clone()][start - first..]) {
-                *x *= scale * gain;
+    pub fn place(&self, values: &[f32], row: &mut [f32], position: usize) {
+        for (part, gain) in self.normalised() {
+            for x in row[part].chunks_exact_mut(gain.len()) {
+                let scale = norm::scale(x, self.eps);
+                for (x, &gain) in x.iter_mut().zip(&values[gain.clone()]) {
+                    *x *= scale * gain;
+                }
             }
         }
-        if head < self.heads + self.kv_heads {
+        let turned = (self.heads + self.kv_heads) * self.channels;
+        for head_C in row[..turned].chunks_exact_mut(self.channels) {
             self.rotary.rotate(head_C, position);
         }
     }
@@ -145,8 +144,8 @@ struct Saved {
     scales_N: Buffer,
     /// Queries, keys and values before norm and rotation, kept for the QK-norm alone.
     raw_qkv: Option<Buffer>,
-    heads_BHTC: Buffer,
-    out_BHTC: Buffer,
+    qkv: Buffer,
+    out: Buffer,
     lse_BHT: Buffer,
 }
 
@@ -162,50 +161,40 @@ impl AttentionOp {
         (self.layer.dropout > 0.0).then(|| Dropout::new(self.layer.dropout, stream))
     }
 
-    /// norm(x) and W_qkv norm(x) with its bias, row by row.
-    fn project(&self, values: &[f32], x_ND: &[f32], saved_h: &mut [f32], scales_N: &mut [f32], qkv: &mut [f32]) {
+    /// norm(x) and W_qkv norm(x) with its bias, row by row; then queries and keys are normalised and turned. What they
+    /// were before goes to `raw_qkv`, if that is not empty.
+    fn project(&self, values: &[f32], x_ND: &[f32], h_ND: &mut [f32], scales_N: &mut [f32], qkv: [&mut [f32]; 2]) {
         let (hidden, width) = (self.layer.hidden, self.layer.qkv_width());
         let weight = Mat::new(&values[self.layer.qkv.clone()], width, hidden);
         let chunk = rows_per_task(self.pass.tokens());
-        let rows = x_ND.chunks(chunk * hidden).zip(saved_h.chunks_mut(chunk * hidden));
-        let outputs = scales_N.chunks_mut(chunk).zip(qkv.chunks_mut(chunk * width));
-        pool::run(rows.zip(outputs).collect(), |((x, h), (scales, qkv))| {
+        let [qkv, raw_qkv] = qkv;
+        let mut raw_qkv = raw_qkv.chunks_mut(chunk * width);
+        let raw_qkv = std::iter::from_fn(|| Some(raw_qkv.next().unwrap_or_default()));
+        let rows = x_ND.chunks(chunk * hidden).zip(h_ND.chunks_mut(chunk * hidden)).enumerate();
+        let outputs = scales_N.chunks_mut(chunk).zip(qkv.chunks_mut(chunk * width)).zip(raw_qkv);
+        pool::run(rows.zip(outputs).collect(), |((task, (x, h)), ((scales, qkv), raw_qkv))| {
             norm::forward(x, &values[self.layer.norm.clone()], self.layer.eps, h, scales);
             let count = scales.len();
             let (qkv_mat, h_mat) = (MatMut::new(qkv, count, width), Mat::new(h, count, hidden));
             matmul(qkv_mat, h_mat, weight.t(), Store::Overwrite, self.pass.precision);
             self.layer.add_bias(values, qkv);
-        });
-    }
-
-    /// Rows of queries, keys and values -> heads one after the other, normalised and turned.
-    fn split_heads(&self, values: &[f32], qkv: &[f32], heads_BHTC: &mut [f32]) {
-        let shape = self.shape();
-        let (channels, width) = (shape.channels, self.layer.qkv_width());
-        let heads = heads_BHTC.chunks_exact_mut(shape.head_len()).enumerate().collect();
-        pool::run(heads, |(index, head_TC): (usize, &mut [f32])| {
-            let (batch, head) = (index / shape.all_heads(), index % shape.all_heads());
+            if !raw_qkv.is_empty() {
+                raw_qkv.copy_from_slice(qkv);
+            }
             simd::vectorized!(|| {
-                for (position, head_C) in head_TC.chunks_exact_mut(channels).enumerate() {
-                    let row = &qkv[(batch * shape.time + position) * width..][..width];
-                    self.layer.place_head(values, row, head, head_C, position);
+                for (offset, row) in qkv.chunks_exact_mut(width).enumerate() {
+                    self.layer.place(values, row, (task * chunk + offset) % self.pass.time);
                 }
             });
         });
     }
 
-    /// The backward pass of [`Self::split_heads`]: gradients of heads -> gradients of rows; adds the gradients of the
-    /// QK-norm's gains.
-    fn merge_head_gradients(
-        &self,
-        values: &[f32],
-        raw_qkv: Option<&Buffer>,
-        dheads_BHTC: &[f32],
-        dqkv: &mut [f32],
-        dgains: Option<[&mut [f32]; 2]>,
-    ) {
-        let (shape, layer) = (self.shape(), &*self.layer);
-        let (channels, width) = (shape.channels, layer.qkv_width());
+    /// The backward pass of [`Attention::place`] for all rows: turns gradients back and takes them through the QK-norm,
+    /// whose gains' gradients it adds.
+    fn take_back(&self, values: &[f32], raw_qkv: Option<&Buffer>, dqkv: &mut [f32], dgains: Option<[&mut [f32]; 2]>) {
+        let layer = &*self.layer;
+        let width = layer.qkv_width();
+        let turned = (layer.heads + layer.kv_heads) * layer.channels;
         let chunk = rows_per_task(self.pass.tokens());
         let tasks = self.pass.tokens().div_ceil(chunk);
         let gains: usize = layer.qk_norm.iter().flatten().map(ExactSizeIterator::len).sum();
@@ -217,13 +206,8 @@ impl AttentionOp {
             simd::vectorized!(|| {
                 for (offset, drow) in dqkv.chunks_exact_mut(width).enumerate() {
                     let row = task * chunk + offset;
-                    let (batch, position) = (row / shape.time, row % shape.time);
-                    for (head, dhead_C) in drow.chunks_exact_mut(channels).enumerate() {
-                        let source = (batch * shape.all_heads() + head) * shape.head_len() + position * channels;
-                        dhead_C.copy_from_slice(&dheads_BHTC[source..][..channels]);
-                        if head < layer.heads + layer.kv_heads {
-                            layer.rotary.rotate_back(dhead_C, position);
-                        }
+                    for dhead_C in drow[..turned].chunks_exact_mut(layer.channels) {
+                        layer.rotary.rotate_back(dhead_C, row % self.pass.time);
                     }
                     let Some(raw) = raw_qkv else { continue };
                     let mut first = 0;
@@ -246,33 +230,6 @@ impl AttentionOp {
             }
         }
     }
-
-    /// Copies heads that stand one after the other into rows of H C numbers.
-    fn gather_rows(&self, heads_BHTC: &[f32], rows: &mut [f32]) {
-        let Shape { time, heads, channels, .. } = self.shape();
-        let width = heads * channels;
-        let chunk = rows_per_task(self.pass.tokens());
-        pool::run(rows.chunks_mut(chunk * width).enumerate().collect(), |(task, rows): (usize, &mut [f32])| {
-            for (offset, head_C) in rows.chunks_exact_mut(channels).enumerate() {
-                let (row, head) = (task * chunk + offset / heads, offset % heads);
-                let source = (row / time * heads + head) * time + row % time;
-                head_C.copy_from_slice(&heads_BHTC[source * channels..][..channels]);
-            }
-        });
-    }
-
-    /// The inverse of [`Self::gather_rows`].
-    fn scatter_heads(&self, rows: &[f32], heads_BHTC: &mut [f32]) {
-        let Shape { time, heads, channels, .. } = self.shape();
-        let tasks = heads_BHTC.chunks_exact_mut(time * channels).enumerate().collect();
-        pool::run(tasks, |(index, head_TC): (usize, &mut [f32])| {
-            let (batch, head) = (index / heads, index % heads);
-            for (position, head_C) in head_TC.chunks_exact_mut(channels).enumerate() {
-                let source = (batch * time + position) * heads + head;
-                head_C.copy_from_slice(&rows[source * channels..][..channels]);
-            }
-        });
-    }
 }
 
 impl Operation for AttentionOp {
@@ -284,26 +241,25 @@ impl Operation for AttentionOp {
         let values = self.parameters.values();
         let (mut h_ND, mut scales_N) = (Buffer::any(tokens * hidden), Buffer::any(tokens));
         let mut qkv = Buffer::any(tokens * layer.qkv_width());
-        self.project(&values, x_ND, &mut h_ND, &mut scales_N, &mut qkv);
-        let mut heads_BHTC = Buffer::any(qkv.len());
-        self.split_heads(&values, &qkv, &mut heads_BHTC);
-        let head_width = shape.heads * shape.channels;
-        let (mut out_BHTC, mut lse_BHT) = (Buffer::any(tokens * head_width), Buffer::any(tokens * shape.heads));
-        attention::forward(shape, &heads_BHTC, &mut out_BHTC, &mut lse_BHT);
+        let keep_raw = self.pass.is_training() && layer.qk_norm.is_some();
+        let mut raw_qkv = keep_raw.then(|| Buffer::any(qkv.len()));
+        let both = [&mut *qkv, raw_qkv.as_deref_mut().unwrap_or_default()];
+        self.project(&values, x_ND, &mut h_ND, &mut scales_N, both);
+        let head_width = shape.out_width();
+        let (mut out, mut lse_BHT) = (Buffer::any(tokens * head_width), Buffer::any(tokens * shape.heads));
+        attention::forward(shape, &qkv, &mut out, &mut lse_BHT);
 
-        let mut rows = Buffer::any(out_BHTC.len());
-        self.gather_rows(&out_BHTC, &mut rows);
         let weight = Mat::new(&values[layer.output.clone()], hidden, head_width);
         let mut y_ND = vec![0.0; tokens * hidden];
         let chunk = rows_per_task(tokens);
-        let tasks = y_ND.chunks_mut(chunk * hidden).zip(rows.chunks(chunk * head_width)).enumerate().collect();
+        let tasks = y_ND.chunks_mut(chunk * hidden).zip(out.chunks(chunk * head_width)).enumerate().collect();
         let dropout = self.drop_out();
-        pool::run(tasks, |(task, (y, rows)): (usize, (&mut [f32], &[f32]))| {
+        pool::run(tasks, |(task, (y, out)): (usize, (&mut [f32], &[f32]))| {
             let count = y.len() / hidden;
             let start = task * chunk * hidden;
             matmul(
                 MatMut::new(y, count, hidden),
-                Mat::new(rows, count, head_width),
+                Mat::new(out, count, head_width),
                 weight.t(),
                 Store::Overwrite,
                 self.pass.precision,
@@ -314,8 +270,7 @@ impl Operation for AttentionOp {
             simd::vectorized!(|| simd::add(y, &x_ND[start..]));
         });
         if self.pass.is_training() {
-            let raw_qkv = layer.qk_norm.is_some().then_some(qkv);
-            self.saved.put(Saved { h_ND, scales_N, raw_qkv, heads_BHTC, out_BHTC, lse_BHT });
+            self.saved.put(Saved { h_ND, scales_N, raw_qkv, qkv, out, lse_BHT });
         }
         Ok((y_ND, vec![tokens, hidden]))
     }
@@ -323,7 +278,7 @@ impl Operation for AttentionOp {
     fn backward(&self, x_ND: &[f32], dy_ND: &[f32]) -> Result<Option<Vec<f32>>> {
         let saved = self.saved.take()?;
         let (layer, shape, tokens) = (&*self.layer, self.shape(), self.pass.tokens());
-        let (hidden, head_width) = (layer.hidden, shape.heads * shape.channels);
+        let (hidden, head_width) = (layer.hidden, shape.out_width());
         let values = self.parameters.values();
         let mut gradients = self.parameters.gradients();
         let mut ranges = vec![layer.norm.clone(), layer.qkv.clone()];
@@ -341,25 +296,16 @@ impl Operation for AttentionOp {
         let dropped = self.drop_out().map(|dropout| dropout.copy(dy_ND));
         let dresidual = dropped.as_deref().unwrap_or(dy_ND);
         let dresidual_mat = Mat::new(dresidual, tokens, hidden);
-        let mut rows = Buffer::any(tokens * head_width);
-        self.gather_rows(&saved.out_BHTC, &mut rows);
-        add_weight_gradient(doutput, dresidual_mat, Mat::new(&rows, tokens, head_width), self.pass.precision);
+        add_weight_gradient(doutput, dresidual_mat, Mat::new(&saved.out, tokens, head_width), self.pass.precision);
         let weight = Mat::new(&values[layer.output.clone()], hidden, head_width);
-        parallel_matmul(&mut rows, dresidual_mat, weight, Store::Overwrite, self.pass.precision);
-        let mut dout_BHTC = Buffer::any(rows.len());
-        self.scatter_heads(&rows, &mut dout_BHTC);
+        let mut dout = Buffer::any(tokens * head_width);
+        parallel_matmul(&mut dout, dresidual_mat, weight, Store::Overwrite, self.pass.precision);
 
         // Through attention, rotation and QK-norm.
-        let mut dheads_BHTC = Buffer::any(saved.heads_BHTC.len());
-        let attention_saved = AttentionSaved {
-            heads_BHTC: &saved.heads_BHTC,
-            out_BHTC: &saved.out_BHTC,
-            lse_BHT: &saved.lse_BHT,
-            dout_BHTC: &dout_BHTC,
-        };
-        attention::backward(shape, &attention_saved, &mut dheads_BHTC);
-        let mut dqkv = Buffer::any(dheads_BHTC.len());
-        self.merge_head_gradients(&values, saved.raw_qkv.as_ref(), &dheads_BHTC, &mut dqkv, dgains);
+        let mut dqkv = Buffer::any(saved.qkv.len());
+        let attention_saved = AttentionSaved { qkv: &saved.qkv, out: &saved.out, lse_BHT: &saved.lse_BHT, dout: &dout };
+        attention::backward(shape, &attention_saved, &mut dqkv);
+        self.take_back(&values, saved.raw_qkv.as_ref(), &mut dqkv, dgains);
 
         // Through W_qkv and the norm.
         let width = layer.qkv_width();

@@ -195,21 +195,20 @@ fn attend(layer: &Attention, values: &[f32], x_ND: &mut [f32], cache: &mut Cache
     let time = cache.keys.len() / (place.sequences * kv_heads * channels);
     let (mut h_ND, mut scales) = (Buffer::any(x_ND.len()), Buffer::any(rows));
     norm::forward(x_ND, &values[layer.norm.clone()], layer.eps, &mut h_ND, &mut scales);
-    let (mut qkv, mut queries) = (Buffer::any(rows * width), Buffer::any(rows * heads * channels));
+    let mut qkv = Buffer::any(rows * width);
     linear(&h_ND, &values[layer.qkv.clone()], &mut qkv, rows);
     layer.add_bias(values, &mut qkv);
     simd::vectorized!(|| {
-        for (row, qkv_row) in qkv.chunks_exact(width).enumerate() {
+        for (row, qkv_row) in qkv.chunks_exact_mut(width).enumerate() {
             let (sequence, position) = (row / place.added, place.position + row % place.added);
-            for head in 0..heads + 2 * kv_heads {
-                let (store, start) = match head.checked_sub(heads) {
-                    None => (&mut queries[..], (row * heads + head) * channels),
-                    Some(kv_head) => {
-                        let store = if kv_head < kv_heads { &mut cache.keys } else { &mut cache.values };
-                        (&mut store[..], ((sequence * kv_heads + kv_head % kv_heads) * time + position) * channels)
-                    }
-                };
-                layer.place_head(values, qkv_row, head, &mut store[start..start + channels], position);
+            layer.place(values, qkv_row, position);
+            let (_, kv_row) = qkv_row.split_at(heads * channels);
+            let (k_row, v_row) = kv_row.split_at(kv_heads * channels);
+            for (row, store) in [(k_row, &mut cache.keys), (v_row, &mut cache.values)] {
+                for (kv_head, head_C) in row.chunks_exact(channels).enumerate() {
+                    let start = ((sequence * kv_heads + kv_head) * time + position) * channels;
+                    store[start..start + channels].copy_from_slice(head_C);
+                }
             }
         }
     });
@@ -219,7 +218,7 @@ fn attend(layer: &Attention, values: &[f32], x_ND: &mut [f32], cache: &mut Cache
     pool::run_pieces(&mut out, heads * channels, heads_per_task * channels, |out, row, first| {
         let (sequence, seen) = (row / place.added, place.position + row % place.added + 1);
         let mut scores = Buffer::any(seen);
-        let q = &queries[row * heads * channels + first..][..out.len()];
+        let q = &qkv[row * width + first..][..out.len()];
         for (offset, (out_C, q_C)) in out.chunks_exact_mut(channels).zip(q.chunks_exact(channels)).enumerate() {
             let kv_head = (first / channels + offset) * kv_heads / heads;
             let start = (sequence * kv_heads + kv_head) * time * channels;

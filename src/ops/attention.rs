@@ -2,19 +2,17 @@
 //! query rows at a time; the backward pass computes them again from the log-sum-exp (Dao et al. 2022,
 //! "FlashAttention").
 //!
-//! Heads are laid out one after the other: `heads_BHTC` holds for every sequence H query heads, G key heads and G
-//! value heads of T x C numbers each, positions already turned by RoPE.
+//! Heads stay where projections put them and look for them: a row of `qkv` holds a position's H query heads, G key
+//! heads and G value heads, C numbers each, already turned by RoPE; a row of `out` its H outputs.
 
 use super::buffer::Buffer;
-use super::gemm::Precision;
-use super::matmul::{Mat, MatMut, Store, matmul, scaled_matmul};
+use super::gemm::{Precision, Triangle};
+use super::matmul::{Mat, MatMut, Store, triangular_matmul};
 use super::{pool, simd};
+use std::ops::Range;
 
-/// Query rows whose scores exist at a time. Half of a block on the diagonal is computed in vain, so that short contexts
-/// want small blocks.
-fn block_rows(time: usize) -> usize {
-    (time / 2).next_multiple_of(8).clamp(8, 64)
-}
+/// The most query rows whose scores exist at a time. Their keys and values are packed once for all of them.
+const MAX_BLOCK: usize = 128;
 
 /// The sizes of an attention problem.
 #[derive(Clone, Copy, Debug)]
@@ -30,14 +28,14 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Heads of a sequence: queries, keys and values.
-    pub fn all_heads(&self) -> usize {
-        self.heads + 2 * self.kv_heads
+    /// Numbers in a row of queries, keys and values.
+    pub fn qkv_width(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.channels
     }
 
-    /// Numbers in one head of one sequence.
-    pub fn head_len(&self) -> usize {
-        self.time * self.channels
+    /// Numbers in a row of outputs.
+    pub fn out_width(&self) -> usize {
+        self.heads * self.channels
     }
 
     fn scale(&self) -> f32 {
@@ -48,86 +46,88 @@ impl Shape {
         self.heads / self.kv_heads
     }
 
-    /// The key and value heads that query head `head` of a sequence reads, from the sequence's heads.
-    fn key_value<'a>(&self, sequence: &'a [f32], kv_head: usize) -> (&'a [f32], &'a [f32]) {
-        let len = self.head_len();
-        let (key, value) = (self.heads + kv_head, self.heads + self.kv_heads + kv_head);
-        (&sequence[key * len..][..len], &sequence[value * len..][..len])
+    /// Head number `head` in the rows of one sequence.
+    fn head<'a>(&self, rows: &'a [f32], width: usize, batch: usize, head: usize) -> Mat<'a> {
+        let sequence = Mat::new(&rows[batch * self.time * width..], self.time, width);
+        sequence.block(0..self.time, head * self.channels..(head + 1) * self.channels)
+    }
+
+    /// The queries of head `head` of a sequence, and the keys and values that it reads.
+    fn query_key_value<'a>(&self, qkv: &'a [f32], batch: usize, head: usize) -> [Mat<'a>; 3] {
+        let (first, kv_head) = (self.heads, head / self.heads_per_kv());
+        [head, first + kv_head, first + self.kv_heads + kv_head]
+            .map(|head| self.head(qkv, self.qkv_width(), batch, head))
     }
 }
 
-/// `out_BHTC = softmax(q k^T / sqrt(C)) v`, and the log-sum-exp of every query's scores.
-pub fn forward(shape: Shape, heads_BHTC: &[f32], out_BHTC: &mut [f32], lse_BHT: &mut [f32]) {
+/// `out = softmax(q k^T / sqrt(C)) v`, and the log-sum-exp of every query's scores.
+pub fn forward(shape: Shape, qkv: &[f32], out: &mut [f32], lse_BHT: &mut [f32]) {
     let Shape { time, heads, channels, .. } = shape;
-    let len = shape.head_len();
-    let outputs = out_BHTC.chunks_exact_mut(len).zip(lse_BHT.chunks_exact_mut(time));
-    pool::run(outputs.enumerate().collect(), |(index, (out_TC, lse_T)): (usize, (&mut [f32], &mut [f32]))| {
-        let (batch, head) = (index / heads, index % heads);
-        let sequence = &heads_BHTC[batch * shape.all_heads() * len..][..shape.all_heads() * len];
-        let q_TC = &sequence[head * len..][..len];
-        let (k_TC, v_TC) = shape.key_value(sequence, head / shape.heads_per_kv());
-        let mut scores = Buffer::any(block_rows(time) * time);
-        for start in (0..time).step_by(block_rows(time)) {
-            let (rows, keys) = block(start, time);
-            let q = Mat::new(&q_TC[start * channels..], rows, channels);
-            let k = Mat::new(k_TC, keys, channels);
-            scaled_matmul(
-                MatMut::new(&mut scores, rows, keys),
-                shape.scale(),
-                q,
-                k.t(),
-                Store::Overwrite,
-                shape.precision,
-            );
+    let sequences = out.chunks_exact_mut(time * shape.out_width());
+    let outputs = sequences.flat_map(|out| MatMut::new(out, time, heads * channels).column_blocks(channels));
+    let tasks = outputs.zip(lse_BHT.chunks_exact_mut(time)).enumerate().collect();
+    pool::run(tasks, |(index, (mut out_TC, lse_T)): (usize, (MatMut, &mut [f32]))| {
+        let [q_TC, k_TC, v_TC] = shape.query_key_value(qkv, index / heads, index % heads);
+        let mut scores = Buffer::any(MAX_BLOCK.min(time) * time);
+        for Block { queries, keys, ahead } in blocks(time) {
+            let rows = queries.len();
+            let (q, k) = (q_TC.block(queries.clone(), 0..channels), k_TC.block(0..keys, 0..channels));
+            let scores_mat = MatMut::new(&mut scores, rows, keys);
+            let wanted = Triangle::Result { ahead };
+            triangular_matmul(scores_mat, shape.scale(), (q, k.t()), Store::Overwrite, wanted, shape.precision);
             simd::vectorized!(|| {
                 for (row, score) in scores.chunks_exact_mut(keys).take(rows).enumerate() {
-                    let (seen, unseen) = score.split_at_mut(start + row + 1);
-                    lse_T[start + row] = simd::softmax(seen);
+                    let (seen, unseen) = score.split_at_mut(ahead + row + 1);
+                    lse_T[queries.start + row] = simd::softmax(seen);
                     unseen.fill(0.0);
                 }
             });
-            let out = MatMut::new(&mut out_TC[start * channels..], rows, channels);
-            matmul(
-                out,
-                Mat::new(&scores, rows, keys),
-                Mat::new(v_TC, keys, channels),
-                Store::Overwrite,
-                shape.precision,
-            );
+            let out = out_TC.block(queries, 0..channels);
+            let (p, v) = (Mat::new(&scores, rows, keys), v_TC.block(0..keys, 0..channels));
+            triangular_matmul(out, 1.0, (p, v), Store::Overwrite, Triangle::Left { ahead }, shape.precision);
         }
     });
 }
 
-/// The query rows of the block that starts at `start`, and the keys that its last row sees.
-fn block(start: usize, time: usize) -> (usize, usize) {
-    let rows = block_rows(time).min(time - start);
-    (rows, start + rows)
+/// Some queries and the number of keys that they see: query i of the block sees `ahead + i + 1` of them.
+struct Block {
+    queries: Range<usize>,
+    keys: usize,
+    ahead: usize,
+}
+
+fn blocks(time: usize) -> impl Iterator<Item = Block> {
+    (0..time).step_by(MAX_BLOCK).map(move |start| {
+        let end = time.min(start + MAX_BLOCK);
+        Block { queries: start..end, keys: end, ahead: start }
+    })
 }
 
 /// What the backward pass reads: the forward pass's input and outputs, and the gradient of its output.
 pub struct Saved<'a> {
-    pub heads_BHTC: &'a [f32],
-    pub out_BHTC: &'a [f32],
+    pub qkv: &'a [f32],
+    pub out: &'a [f32],
     pub lse_BHT: &'a [f32],
-    pub dout_BHTC: &'a [f32],
+    pub dout: &'a [f32],
 }
 
-/// Writes the gradients of all query, key and value heads to `dheads_BHTC`.
-pub fn backward(shape: Shape, saved: &Saved, dheads_BHTC: &mut [f32]) {
-    let Shape { heads, kv_heads, .. } = shape;
-    let (len, group) = (shape.head_len(), shape.heads_per_kv());
+/// Writes the gradients of all queries, keys and values to `dqkv`.
+pub fn backward(shape: Shape, saved: &Saved, dqkv: &mut [f32]) {
+    let Shape { time, heads, kv_heads, channels, .. } = shape;
+    let group = shape.heads_per_kv();
     let mut tasks = Vec::with_capacity(shape.batch * kv_heads);
-    for (batch, sequence) in dheads_BHTC.chunks_exact_mut(shape.all_heads() * len).enumerate() {
-        let (dq, dkv) = sequence.split_at_mut(heads * len);
-        let (dk, dv) = dkv.split_at_mut(kv_heads * len);
-        let per_kv = dq.chunks_exact_mut(group * len).zip(dk.chunks_exact_mut(len)).zip(dv.chunks_exact_mut(len));
-        tasks.extend(per_kv.enumerate().map(|(kv_head, ((dq, dk), dv))| (batch, kv_head, dq, dk, dv)));
+    for (batch, sequence) in dqkv.chunks_exact_mut(time * shape.qkv_width()).enumerate() {
+        let (dq, dkv) = MatMut::new(sequence, time, shape.qkv_width()).split_cols(heads * channels);
+        let (dk, dv) = dkv.split_cols(kv_heads * channels);
+        let dkv = dk.column_blocks(channels).zip(dv.column_blocks(channels));
+        tasks.extend(dq.column_blocks(group * channels).zip(dkv).enumerate().map(|(kv_head, d)| (batch, kv_head, d)));
     }
-    pool::run(tasks, |(batch, kv_head, dq, dk, dv)| {
-        dk.fill(0.0);
-        dv.fill(0.0);
-        for (offset, dq_TC) in dq.chunks_exact_mut(len).enumerate() {
-            backward_head(shape, saved, (batch, kv_head, kv_head * group + offset), dq_TC, dk, dv);
+    pool::run(tasks, |(batch, kv_head, (mut dq, (mut dk_TC, mut dv_TC)))| {
+        dk_TC.fill(0.0);
+        dv_TC.fill(0.0);
+        for offset in 0..group {
+            let dq_TC = dq.block(0..time, offset * channels..(offset + 1) * channels);
+            backward_head(shape, saved, (batch, kv_head * group + offset), [dq_TC, dk_TC.all(), dv_TC.all()]);
         }
     });
 }
@@ -136,34 +136,28 @@ pub fn backward(shape: Shape, saved: &Saved, dheads_BHTC: &mut [f32]) {
 fn backward_head(
     shape: Shape,
     saved: &Saved,
-    (batch, kv_head, head): (usize, usize, usize),
-    dq_TC: &mut [f32],
-    dk_TC: &mut [f32],
-    dv_TC: &mut [f32],
+    (batch, head): (usize, usize),
+    [mut dq_TC, mut dk_TC, mut dv_TC]: [MatMut; 3],
 ) {
-    let Shape { time, heads, channels, .. } = shape;
-    let len = shape.head_len();
-    let sequence = &saved.heads_BHTC[batch * shape.all_heads() * len..][..shape.all_heads() * len];
-    let q_TC = &sequence[head * len..][..len];
-    let (k_TC, v_TC) = shape.key_value(sequence, kv_head);
-    let index = batch * heads + head;
-    let (out_TC, dout_TC) = (&saved.out_BHTC[index * len..][..len], &saved.dout_BHTC[index * len..][..len]);
-    let lse_T = &saved.lse_BHT[index * time..][..time];
-    let block_len = block_rows(time) * time;
+    let Shape { time, heads, channels, precision, .. } = shape;
+    let [q_TC, k_TC, v_TC] = shape.query_key_value(saved.qkv, batch, head);
+    let [out_TC, dout_TC] = [saved.out, saved.dout].map(|rows| shape.head(rows, shape.out_width(), batch, head));
+    let lse_T = &saved.lse_BHT[(batch * heads + head) * time..][..time];
+    let block_len = MAX_BLOCK.min(time) * time;
     let (mut p, mut ds) = (Buffer::any(block_len), Buffer::any(block_len));
-    for start in (0..time).step_by(block_rows(time)) {
-        let (rows, keys) = block(start, time);
-        let block_rows = start * channels..(start + rows) * channels;
-        let q = Mat::new(&q_TC[block_rows.clone()], rows, channels);
-        let (k, v) = (Mat::new(k_TC, keys, channels), Mat::new(v_TC, keys, channels));
-        let dout = Mat::new(&dout_TC[block_rows.clone()], rows, channels);
-        scaled_matmul(MatMut::new(&mut p, rows, keys), shape.scale(), q, k.t(), Store::Overwrite, shape.precision);
-        matmul(MatMut::new(&mut ds, rows, keys), dout, v.t(), Store::Overwrite, shape.precision);
+    for Block { queries, keys, ahead } in blocks(time) {
+        let rows = queries.len();
+        let [q, dout] = [q_TC, dout_TC].map(|mat| mat.block(queries.clone(), 0..channels));
+        let [k, v] = [k_TC, v_TC].map(|mat| mat.block(0..keys, 0..channels));
+        let wanted = Triangle::Result { ahead };
+        let p_mat = MatMut::new(&mut p, rows, keys);
+        triangular_matmul(p_mat, shape.scale(), (q, k.t()), Store::Overwrite, wanted, precision);
+        let ds_mat = MatMut::new(&mut ds, rows, keys);
+        triangular_matmul(ds_mat, 1.0, (dout, v.t()), Store::Overwrite, wanted, precision);
         simd::vectorized!(|| {
             for row in 0..rows {
-                let (position, seen) = (start + row, start + row + 1);
-                let channels = position * channels..(position + 1) * channels;
-                let mean = simd::dot(&dout_TC[channels.clone()], &out_TC[channels]);
+                let (position, seen) = (queries.start + row, ahead + row + 1);
+                let mean = simd::dot(dout_TC.row(position), out_TC.row(position));
                 let (p, ds) = (&mut p[row * keys..][..keys], &mut ds[row * keys..][..keys]);
                 for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
                     *p = simd::exp(*p - lse_T[position]);
@@ -174,15 +168,11 @@ fn backward_head(
             }
         });
         let (p, ds) = (Mat::new(&p, rows, keys), Mat::new(&ds, rows, keys));
-        scaled_matmul(
-            MatMut::new(&mut dq_TC[block_rows], rows, channels),
-            shape.scale(),
-            ds,
-            k,
-            Store::Overwrite,
-            shape.precision,
-        );
-        scaled_matmul(MatMut::new(dk_TC, keys, channels), shape.scale(), ds.t(), q, Store::Add, shape.precision);
-        matmul(MatMut::new(dv_TC, keys, channels), p.t(), dout, Store::Add, shape.precision);
+        let dq = dq_TC.block(queries, 0..channels);
+        triangular_matmul(dq, shape.scale(), (ds, k), Store::Overwrite, Triangle::Left { ahead }, precision);
+        let transposed = Triangle::LeftTransposed { ahead };
+        let (dk, dv) = (dk_TC.block(0..keys, 0..channels), dv_TC.block(0..keys, 0..channels));
+        triangular_matmul(dk, shape.scale(), (ds.t(), q), Store::Add, transposed, precision);
+        triangular_matmul(dv, 1.0, (p.t(), dout), Store::Add, transposed, precision);
     }
 }

@@ -1,7 +1,9 @@
 //! Matrix views over slices and their product ([`gemm`](super::gemm)), alone or cut into tasks.
 
-use super::gemm::{self, Operand, Precision, Problem};
+use super::gemm::{self, Operand, Precision, Problem, Triangle};
 use super::{pool, rows_per_task};
+use std::marker::PhantomData;
+use std::ops::Range;
 
 /// A view of a matrix: element (i, j) is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
@@ -40,30 +42,82 @@ impl<'a> Mat<'a> {
         last.is_none_or(|(row, col)| row + col < self.data.len())
     }
 
+    /// Some rows and columns of rows whose numbers are neighbours.
+    pub fn block(self, rows: Range<usize>, cols: Range<usize>) -> Self {
+        assert!(rows.end <= self.rows && cols.end <= self.cols && self.col_stride == 1, "a block of the matrix");
+        Self::strided(&self.data[rows.start * self.row_stride + cols.start..], rows.len(), cols.len(), self.row_stride)
+    }
+
+    /// One row of rows whose numbers are neighbours.
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> &'a [f32] {
+        assert!(row < self.rows && self.col_stride == 1, "a row of the matrix");
+        &self.data[row * self.row_stride..][..self.cols]
+    }
+
     /// The transpose.
     pub fn t(self) -> Self {
         Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 }
 
-/// A writable view of rows of `cols` numbers that start `row_stride` apart.
+/// A writable view of rows of `cols` numbers that start `row_stride` apart. What lies between the rows is not the
+/// view's: side by side, several of them may write to one buffer.
 pub struct MatMut<'a> {
-    data: &'a mut [f32],
+    data: *mut f32,
     rows: usize,
     cols: usize,
     row_stride: usize,
+    memory: PhantomData<&'a mut [f32]>,
 }
+
+// SAFETY: a view is the only way to its numbers while it lives, like the mutable slice that it was made of.
+unsafe impl Send for MatMut<'_> {}
 
 impl<'a> MatMut<'a> {
     /// A dense row-major matrix.
     pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
-        Self::strided(data, rows, cols, cols)
+        check_extent(data.len(), rows, cols, cols);
+        Self { data: data.as_mut_ptr(), rows, cols, row_stride: cols, memory: PhantomData }
     }
 
-    /// Rows of `cols` numbers that start `row_stride` apart.
-    pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        check_extent(data.len(), rows, cols, row_stride);
-        Self { data, rows, cols, row_stride }
+    /// The first `at` columns and the others.
+    pub fn split_cols(self, at: usize) -> (Self, Self) {
+        assert!(at <= self.cols, "a column of the matrix");
+        // SAFETY: one past the first part's columns; where there are rows, that lies within the view or at its end.
+        let second = unsafe { self.data.add(if self.rows > 0 { at } else { 0 }) };
+        (Self { cols: at, ..self }, Self { data: second, cols: self.cols - at, ..self })
+    }
+
+    /// All columns, `width` at a time.
+    pub fn column_blocks(self, width: usize) -> impl Iterator<Item = Self> {
+        let mut rest = Some(self);
+        std::iter::from_fn(move || {
+            let (block, others) = rest.take().filter(|rest| rest.cols >= width.max(1))?.split_cols(width);
+            rest = Some(others);
+            Some(block)
+        })
+    }
+
+    /// Some rows and columns.
+    pub fn block(&mut self, rows: Range<usize>, cols: Range<usize>) -> MatMut<'_> {
+        assert!(rows.start < rows.end && rows.end <= self.rows && cols.end <= self.cols, "a block of the matrix");
+        // SAFETY: the block's first row is one of ours, and its columns are too.
+        let data = unsafe { self.data.add(rows.start * self.row_stride + cols.start) };
+        MatMut { data, rows: rows.len(), cols: cols.len(), ..*self }
+    }
+
+    /// The same numbers, for a shorter time.
+    pub fn all(&mut self) -> MatMut<'_> {
+        MatMut { ..*self }
+    }
+
+    /// Sets all numbers.
+    pub fn fill(&mut self, number: f32) {
+        for row in 0..self.rows {
+            // SAFETY: a view's rows lie within its memory, and nobody else has them.
+            unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.row_stride), self.cols) }.fill(number);
+        }
     }
 }
 
@@ -87,11 +141,18 @@ pub enum Store {
 
 /// `dst = a b`, or `dst += a b`, on this thread.
 pub fn matmul(dst: MatMut, a: Mat, b: Mat, store: Store, precision: Precision) {
-    scaled_matmul(dst, 1.0, a, b, store, precision);
+    triangular_matmul(dst, 1.0, (a, b), store, Triangle::None, precision);
 }
 
-/// `dst = scale a b`, or `dst += scale a b`, on this thread.
-pub fn scaled_matmul(dst: MatMut, scale: f32, a: Mat, b: Mat, store: Store, precision: Precision) {
+/// `dst = scale a b`, or `dst += scale a b`, on this thread; what `triangle` says may be left out.
+pub fn triangular_matmul(
+    dst: MatMut,
+    scale: f32,
+    (a, b): (Mat, Mat),
+    store: Store,
+    triangle: Triangle,
+    precision: Precision,
+) {
     assert!(
         a.cols == b.rows && dst.rows == a.rows && dst.cols == b.cols,
         "({} x {}) x ({} x {}) into {} x {}",
@@ -113,10 +174,11 @@ pub fn scaled_matmul(dst: MatMut, scale: f32, a: Mat, b: Mat, store: Store, prec
         depth: a.cols,
         a: operand(a),
         b: operand(b),
-        c: dst.data.as_mut_ptr(),
+        c: dst.data,
         c_row_stride: dst.row_stride,
         scale,
         add: store == Store::Add,
+        triangle,
     };
     debug_assert!(a.is_within() && b.is_within());
     // SAFETY: the views' extents were checked against their slices when they were made, one of their strides is 1, the
@@ -203,6 +265,19 @@ mod tests {
                 assert!(few.iter().zip(&many[row * outer..]).all(close), "{inner} x {outer}, row {row}");
             }
         }
+    }
+
+    #[test]
+    fn views_side_by_side_write_to_their_own_columns() {
+        let mut data = vec![0.0; 3 * 7];
+        let (left, right) = MatMut::new(&mut data, 3, 7).split_cols(4);
+        for (number, mut block) in left.column_blocks(2).chain([right]).enumerate() {
+            block.fill(-1.0);
+            block.block(1..3, 1..2).fill(number as f32);
+        }
+        assert_eq!(data[..7], [-1.0; 7]);
+        assert_eq!(data[7..14], data[14..]);
+        assert_eq!(data[7..14], [-1.0, 0.0, -1.0, 1.0, -1.0, 2.0, -1.0]);
     }
 
     #[test]

@@ -2,8 +2,7 @@
 //! set, and the best one that this CPU has is chosen when the program runs. No kernel fuses multiply and add or
 //! changes the order of a sum, so all of them give the same bits on every path.
 //!
-//! The environment variable `TINYMOE_SIMD` forces a path for these kernels: `portable`, `avx2` or `avx512`. Matrix
-//! products, which are the `gemm` crate's, choose for themselves.
+//! The environment variable `TINYMOE_SIMD` forces a path: `portable`, `avx2` or `avx512`.
 
 use crate::error::Failure;
 use std::sync::OnceLock;
@@ -29,9 +28,57 @@ pub fn dispatch<R>(kernel: impl FnOnce() -> R) -> R {
     arch().dispatch(kernel)
 }
 
+/// The instruction sets that kernels are compiled for. Matrix products have code of their own for AVX2 and AVX-512.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    Portable,
+    Neon,
+    Avx2,
+    Avx512,
+}
+
+impl Path {
+    /// As in `TINYMOE_SIMD`, `run.json` and `bench`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Neon => "neon",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    fn of(arch: pulp::Arch) -> Self {
+        match arch {
+            #[cfg(target_arch = "x86_64")]
+            pulp::Arch::V4(_) => Self::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            pulp::Arch::V3(_) => Self::Avx2,
+            #[cfg(target_arch = "aarch64")]
+            pulp::Arch::Neon(_) => Self::Neon,
+            _ => Self::Portable,
+        }
+    }
+}
+
+/// The path in use, chosen once.
+#[inline(always)]
+pub fn path() -> Path {
+    chosen().1
+}
+
+#[inline(always)]
 fn arch() -> pulp::Arch {
-    static ARCH: OnceLock<pulp::Arch> = OnceLock::new();
-    *ARCH.get_or_init(|| choose(std::env::var("TINYMOE_SIMD").ok().as_deref()))
+    chosen().0
+}
+
+#[inline(always)]
+fn chosen() -> (pulp::Arch, Path) {
+    static CHOSEN: OnceLock<(pulp::Arch, Path)> = OnceLock::new();
+    *CHOSEN.get_or_init(|| {
+        let arch = choose(std::env::var("TINYMOE_SIMD").ok().as_deref());
+        (arch, Path::of(arch))
+    })
 }
 
 /// Whether the path that the environment asks for is to be had.
@@ -40,8 +87,8 @@ fn arch() -> pulp::Arch {
 /// [`Failure::Usage`] where it is unknown or this CPU lacks it.
 pub fn check_environment() -> anyhow::Result<()> {
     match std::env::var("TINYMOE_SIMD") {
-        Ok(asked) if asked != path_name() => {
-            let name = path_name();
+        Ok(asked) if asked != path().name() => {
+            let name = path().name();
             Err(Failure::Usage(format!("TINYMOE_SIMD={asked} is not to be had on this CPU; it would take {name}"))
                 .into())
         }
@@ -64,19 +111,6 @@ fn choose(forced: Option<&str>) -> pulp::Arch {
 #[cfg(not(target_arch = "x86_64"))]
 fn choose(_forced: Option<&str>) -> pulp::Arch {
     pulp::Arch::new()
-}
-
-/// The path in use, for `run.json` and `bench`.
-pub fn path_name() -> &'static str {
-    match arch() {
-        #[cfg(target_arch = "x86_64")]
-        pulp::Arch::V4(_) => "avx512",
-        #[cfg(target_arch = "x86_64")]
-        pulp::Arch::V3(_) => "avx2",
-        #[cfg(target_arch = "aarch64")]
-        pulp::Arch::Neon(_) => "neon",
-        _ => "portable",
-    }
 }
 
 /// The sum of `term(i)` over `0..count`, in [`LANES`] interleaved partial sums.

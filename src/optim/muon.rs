@@ -8,18 +8,18 @@ use super::decay;
 use crate::config::OptimizerConfig;
 use crate::model::parameters::Kind;
 use crate::ops::buffer::Buffer;
-use crate::ops::gemm::Precision;
-use crate::ops::matmul::{Mat, MatMut, Store, matmul, scaled_matmul};
+use crate::ops::gemm::{Precision, Triangle};
+use crate::ops::matmul::{Mat, MatMut, Store, matmul, triangular_matmul};
 use crate::ops::simd;
 
 /// Coefficients a, b, c of the iterations X <- a X + b (X X^T) X + c (X X^T)^2 X: the first of those of Amsel et al.
 /// 2025 ("The Polar Express", algorithm 2), each the best odd polynomial of degree five for what the ones before it left.
 /// A fifth iteration brings singular values nearer to 1 but no lower loss (docs/learning.md).
 const POLAR_EXPRESS: [[f32; 3]; 4] = [
-    [8.287_212, -23.595_887, 17.300_387],
+    [8.287_212, -23.595_886, 17.300_388],
     [4.107_059, -2.947_85, 0.544_843_1],
-    [3.948_690_9, -2.908_902, 0.551_819_2],
-    [3.318_419_7, -2.488_488, 0.510_048_9],
+    [3.948_691, -2.908_902, 0.551_819_2],
+    [3.318_42, -2.488_488, 0.510_048_9],
 ];
 
 /// Every iteration treats singular values as if they were smaller by this factor, so that rounding does not carry one
@@ -99,21 +99,31 @@ fn orthogonalize(matrix: &mut [f32], rows: usize, cols: usize, precision: Precis
     let (side, is_wide) = (rows.min(cols), rows <= cols);
     let (mut gram, mut factor) = (Buffer::any(side * side), Buffer::any(side * side));
     let mut next = Buffer::any(matrix.len());
-    let overwrite = Store::Overwrite;
     for [a, b, c] in POLAR_EXPRESS {
         let [a, b, c] = [a / SAFETY, b / SAFETY.powi(3), c / SAFETY.powi(5)];
         let x = Mat::new(matrix, rows, cols);
         let (left, right) = if is_wide { (x, x.t()) } else { (x.t(), x) };
-        matmul(MatMut::new(&mut gram, side, side), left, right, overwrite, precision);
+        symmetric_product(&mut gram, side, 1.0, (left, right), precision);
         // a I + b G + c G^2
         let g = Mat::new(&gram, side, side);
-        scaled_matmul(MatMut::new(&mut factor, side, side), c, g, g, overwrite, precision);
+        symmetric_product(&mut factor, side, c, (g, g), precision);
         simd::vectorized!(|| simd::add_scaled(&mut factor, b, &gram));
         factor.iter_mut().step_by(side + 1).for_each(|x| *x += a);
         let factor = Mat::new(&factor, side, side);
         let (left, right) = if is_wide { (factor, x) } else { (x, factor) };
-        matmul(MatMut::new(&mut next, rows, cols), left, right, overwrite, precision);
+        matmul(MatMut::new(&mut next, rows, cols), left, right, Store::Overwrite, precision);
         matrix.copy_from_slice(&next);
+    }
+}
+
+/// `dst = scale a b` (side, side) where that is known to be symmetric: half of it is computed.
+fn symmetric_product(dst: &mut [f32], side: usize, scale: f32, operands: (Mat, Mat), precision: Precision) {
+    let lower = Triangle::Result { ahead: 0 };
+    triangular_matmul(MatMut::new(dst, side, side), scale, operands, Store::Overwrite, lower, precision);
+    for row in 1..side {
+        for col in 0..row {
+            dst[col * side + row] = dst[row * side + col];
+        }
     }
 }
 

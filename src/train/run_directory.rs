@@ -112,7 +112,7 @@ impl RunDirectory {
             // A path may be something else than UTF-8, where `args` would panic.
             "command_line": std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>(),
             "threads": pool::threads(),
-            "cpu": { "architecture": std::env::consts::ARCH, "kernels": simd::path_name() },
+            "cpu": { "architecture": std::env::consts::ARCH, "kernels": simd::path().name() },
             "data_sha256": prepared.data_sha256,
             "data": prepared.files,
             "tokens": { "training": prepared.training.ids.len(), "validation": prepared.validation.ids.len() },

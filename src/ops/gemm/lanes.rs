@@ -117,8 +117,14 @@ macro_rules! f32_words {
             cols: usize,
             width: usize,
         ) {
-            // SAFETY: what the trait asks of the caller is what this function asks for, with a word for each number.
-            unsafe { pack::copy_rows(from, row_stride, to, depth, cols, width) }
+            // SAFETY: what the trait asks of the caller is what these functions ask for, with a word for each number.
+            unsafe {
+                if width == Self::ROWS {
+                    pack::copy_rows::<{ Self::ROWS }>(from, row_stride, to, depth, cols);
+                } else {
+                    pack::copy_rows::<{ 2 * Self::COUNT }>(from, row_stride, to, depth, cols);
+                }
+            }
         }
     };
 }

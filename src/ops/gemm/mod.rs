@@ -19,6 +19,8 @@ mod vector;
 
 use super::buffer::Buffer;
 use super::simd;
+#[cfg(target_arch = "x86_64")]
+use super::simd::Path;
 use serde::{Deserialize, Serialize};
 
 /// The numbers that matrix products multiply; they are summed in f32 always.
@@ -44,6 +46,21 @@ pub struct Problem {
     pub c_row_stride: usize,
     pub scale: f32,
     pub add: bool,
+    pub triangle: Triangle,
+}
+
+/// Which part of a product is worth computing, for causal attention: query row i sees the keys up to `ahead + i`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Triangle {
+    /// All of it.
+    #[default]
+    None,
+    /// Scores: `c[i][j]` is wanted where `j <= ahead + i`; elsewhere it may be anything.
+    Result { ahead: usize },
+    /// Scores times keys or values: `a[i][l]` is zero where `l > ahead + i`.
+    Left { ahead: usize },
+    /// Transposed scores times queries or gradients: `a[i][l]` is zero where `i > ahead + l`.
+    LeftTransposed { ahead: usize },
 }
 
 /// Element (i, j) is at `data + i * row_stride + j * col_stride`; one of the strides is 1.
@@ -57,7 +74,7 @@ pub struct Operand {
 /// Whether this CPU multiplies bf16 numbers itself.
 pub fn has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return simd::path_name() == "avx512" && std::arch::is_x86_feature_detected!("avx512bf16");
+    return simd::path() == Path::Avx512 && std::arch::is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]
     return false;
 }
@@ -87,10 +104,10 @@ pub unsafe fn product(problem: &Problem, precision: Precision) {
     // instructions of the path that is taken on this CPU.
     unsafe {
         #[cfg(target_arch = "x86_64")]
-        match simd::path_name() {
-            "avx512" if precision == Precision::Bf16 => return tiles::avx512_bf16(problem),
-            "avx512" => return tiles::avx512(problem),
-            "avx2" => return tiles::avx2(problem),
+        match simd::path() {
+            Path::Avx512 if precision == Precision::Bf16 => return tiles::avx512_bf16(problem),
+            Path::Avx512 => return tiles::avx512(problem),
+            Path::Avx2 => return tiles::avx2(problem),
             _ => (),
         }
         library_product(problem);
@@ -104,11 +121,11 @@ pub unsafe fn product(problem: &Problem, precision: Precision) {
 pub fn matrix_vector(matrix_OI: &[f32], x_I: &[f32], y_O: &mut [f32]) {
     assert_eq!(matrix_OI.len(), x_I.len() * y_O.len(), "a matrix of the vectors' lengths");
     #[cfg(target_arch = "x86_64")]
-    match simd::path_name() {
-        // SAFETY: a path has this name only where the CPU has its instructions; likewise the next.
-        "avx512" => return unsafe { vector::avx512(matrix_OI, x_I, y_O) },
+    match simd::path() {
+        // SAFETY: a path is chosen only where the CPU has its instructions; likewise the next.
+        Path::Avx512 => return unsafe { vector::avx512(matrix_OI, x_I, y_O) },
         // SAFETY: as above.
-        "avx2" => return unsafe { vector::avx2(matrix_OI, x_I, y_O) },
+        Path::Avx2 => return unsafe { vector::avx2(matrix_OI, x_I, y_O) },
         _ => (),
     }
     simd::vectorized!(|| {
@@ -153,7 +170,7 @@ pub fn round_to_bf16(x: f32) -> f32 {
 }
 
 unsafe fn library_product(problem: &Problem) {
-    let Problem { rows, cols, depth, a, b, c, c_row_stride, scale, add } = *problem;
+    let Problem { rows, cols, depth, a, b, c, c_row_stride, scale, add, .. } = *problem;
     // SAFETY: the library asks for what the caller promises: readable operands, a writable `c` apart from them.
     unsafe {
         gemm::gemm(
@@ -219,6 +236,7 @@ mod tests {
             c_row_stride: cols,
             scale: 0.5,
             add: true,
+            triangle: Triangle::None,
         });
         let exact = move |index: usize, rounded: bool| {
             let round = |x: f32| f64::from(if rounded { round_to_bf16(x) } else { x });
@@ -303,5 +321,43 @@ mod tests {
         assert_eq!(round_to_bf16(1.0 + 1.0 / 256.0), 1.0);
         assert_eq!(round_to_bf16(1.0 + 3.0 / 256.0), 1.0 + 4.0 / 256.0);
         assert!(round_to_bf16(f32::NAN).is_nan() && round_to_bf16(f32::INFINITY) == f32::INFINITY);
+    }
+
+    #[test]
+    fn a_triangle_leaves_out_nothing_that_counts() {
+        // Blocks of queries in a context of several depth blocks, and keys that no tile divides.
+        for (queries, ahead) in [(1, 0), (13, 0), (40, 1100), (129, 0), (64, 64)] {
+            let keys = ahead + queries;
+            let sees = |query: usize, key: usize| key <= ahead + query;
+            let masked = |mut scores: Vec<f32>| {
+                (0..scores.len()).filter(|i| !sees(i / keys, i % keys)).for_each(|i| scores[i] = 0.0);
+                scores
+            };
+            let (scores, by_keys) = (masked(numbers(queries * keys, 3)), numbers(keys * 33, 4));
+            let by_rows = |data: &[f32], cols| Operand { data: data.as_ptr(), row_stride: cols, col_stride: 1 };
+            let transposed = |o: Operand| Operand { row_stride: o.col_stride, col_stride: o.row_stride, ..o };
+            let (s, k) = (by_rows(&scores, keys), by_rows(&by_keys, 33));
+            let cases = [
+                (Triangle::Left { ahead }, [queries, 33, keys], s, k),
+                (Triangle::LeftTransposed { ahead }, [keys, 33, queries], transposed(s), k),
+                (Triangle::Result { ahead }, [queries, keys, 33], k, transposed(k)),
+            ];
+            for (triangle, [rows, cols, depth], a, b) in cases {
+                for precision in [Precision::F32, Precision::Bf16] {
+                    let compute = |triangle| {
+                        let mut c = vec![1.0f32; rows * cols];
+                        let (c_row_stride, scale, add) = (cols, 0.5, true);
+                        let problem =
+                            Problem { rows, cols, depth, a, b, c: c.as_mut_ptr(), c_row_stride, scale, add, triangle };
+                        // SAFETY: all operands are as large as the problem says.
+                        unsafe { product(&problem, precision) };
+                        if matches!(triangle, Triangle::Result { .. }) { masked(c) } else { c }
+                    };
+                    let whole = compute(Triangle::None);
+                    let whole = if matches!(triangle, Triangle::Result { .. }) { masked(whole) } else { whole };
+                    assert_eq!(compute(triangle), whole, "{triangle:?}, {precision:?}, {queries} queries");
+                }
+            }
+        }
     }
 }

@@ -2,34 +2,35 @@
 
 use std::arch::x86_64::*;
 
-/// Copies rows of `cols` words into panels of `width` columns, one after the other; the last one is filled up with
-/// zeros.
+/// Columns whose rows are copied together: neighbours in memory, but not so many that the panels that they go to push
+/// each other out of the first-level cache.
+const GROUP: usize = 256;
+
+/// Copies rows of `cols` words into panels of `W` columns, one after the other; the last one is filled up with zeros.
 ///
 /// # Safety
-/// AVX2; `from` holds the rows, `row_stride` apart, and `to`, which does not overlap them, has room for all panels:
-/// `rows` times `cols` rounded up to `width`.
+/// `from` holds the rows, `row_stride` apart, and `to`, which does not overlap them, has room for all panels: `rows` times
+/// `cols` rounded up to `W`.
 #[inline(always)]
-pub unsafe fn copy_rows(from: *const f32, row_stride: usize, to: *mut f32, rows: usize, cols: usize, width: usize) {
-    // SAFETY: of a row's `cols` words the `here` from `first` on are read, in vectors only while they are so many;
-    // the panel's row has room for `width` words.
+pub unsafe fn copy_rows<const W: usize>(from: *const f32, row_stride: usize, to: *mut f32, rows: usize, cols: usize) {
+    let whole = cols / W * W;
+    // SAFETY: of a row's `cols` words those of whole panels are read `W` at a time, and the rest one by one; a panel's row
+    // has room for `W` words.
     unsafe {
-        // Row by row, so that memory is read in its order.
-        for row in 0..rows {
-            for first in (0..cols).step_by(width) {
-                let (from, to) = (from.add(row * row_stride + first), to.add(first * rows + row * width));
-                let (here, mut col) = (width.min(cols - first), 0);
-                while col + 8 <= here {
-                    _mm256_storeu_ps(to.add(col), _mm256_loadu_ps(from.add(col)));
-                    col += 8;
-                }
-                if col + 4 <= here {
-                    _mm_storeu_ps(to.add(col), _mm_loadu_ps(from.add(col)));
-                    col += 4;
-                }
-                for col in col..width {
-                    *to.add(col) = if col < here { *from.add(col) } else { 0.0 };
+        for group in (0..whole).step_by(GROUP / W * W) {
+            let end = whole.min(group + GROUP / W * W);
+            for row in 0..rows {
+                for first in (group..end).step_by(W) {
+                    let to = to.add(first * rows + row * W);
+                    to.copy_from_nonoverlapping(from.add(row * row_stride + first), W);
                 }
             }
+        }
+        let rest = cols - whole;
+        for row in 0..if rest > 0 { rows } else { 0 } {
+            let to = to.add(whole * rows + row * W);
+            to.copy_from_nonoverlapping(from.add(row * row_stride + whole), rest);
+            to.add(rest).write_bytes(0, W - rest);
         }
     }
 }

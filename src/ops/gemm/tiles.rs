@@ -4,8 +4,9 @@
 #![expect(clippy::needless_range_loop)]
 
 use super::lanes::{Avx2, Avx512, Avx512Bf16, Lanes};
-use super::{Operand, Problem, pack};
+use super::{Operand, Problem, Triangle, pack};
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// Words of the summed dimension in a block: a panel of them takes 64 KB, a small part of the second-level cache.
 const MAX_BLOCK: usize = 512;
@@ -89,7 +90,7 @@ unsafe fn blocks<S: Lanes>(problem: &Problem, scratch: &mut Scratch) {
                 add: problem.add || start > 0,
                 ..*problem
             };
-            block::<S>(&part, scratch);
+            block::<S>(&part, start, scratch);
             start += depth_here;
             if start >= depth {
                 break;
@@ -98,8 +99,9 @@ unsafe fn blocks<S: Lanes>(problem: &Problem, scratch: &mut Scratch) {
     }
 }
 
+/// The part of the summed dimension that begins at `start`.
 #[inline(always)]
-unsafe fn block<S: Lanes>(problem: &Problem, scratch: &mut Scratch) {
+unsafe fn block<S: Lanes>(problem: &Problem, start: usize, scratch: &mut Scratch) {
     // SAFETY: columns `first..first + count` exist in `b`. `panels` has room for `words` rows of `group` columns, of
     // which `count` rounded up to `width` are written, since `group` is a multiple of `width`; `lines` has room for a
     // panel's `width` lines of `words`. Both vectors keep their length until they are read, and neither is `left`'s.
@@ -132,7 +134,8 @@ unsafe fn block<S: Lanes>(problem: &Problem, scratch: &mut Scratch) {
             }
             for col in (0..count).step_by(width) {
                 let here = width.min(count - col);
-                let columns = Columns { panel: panels.add(col * words), words, first: first + col, count: here };
+                let panel = panels.add(col * words);
+                let columns = Columns { panel, words, start, first: first + col, count: here };
                 if here > S::COUNT {
                     rows::<S, 2>(problem, left, columns);
                 } else {
@@ -151,7 +154,7 @@ unsafe fn left_words<S: Lanes>(problem: &Problem, words: usize, packed: &mut Vec
     // there is room for as many as hold all rows.
     unsafe {
         let Problem { rows, cols, depth, a, .. } = *problem;
-        let (one_panel, collides) = (cols <= 2 * S::COUNT, a.row_stride.is_multiple_of(256));
+        let (one_panel, collides) = (cols <= 2 * S::COUNT, a.row_stride.is_multiple_of(512));
         if S::PER_WORD == 1 && (one_panel || a.col_stride == 1 && !collides) {
             let tile_stride = S::ROWS * a.row_stride;
             Left { words: a.data, row_stride: a.row_stride, depth_stride: a.col_stride, tile_stride }
@@ -175,6 +178,8 @@ unsafe fn left_words<S: Lanes>(problem: &Problem, words: usize, packed: &mut Vec
 struct Columns {
     panel: *const f32,
     words: usize,
+    /// Where the words begin in the summed dimension.
+    start: usize,
     first: usize,
     count: usize,
 }
@@ -182,7 +187,10 @@ struct Columns {
 /// All rows of the result's `columns`, `V` vectors wide.
 #[inline(always)]
 unsafe fn rows<S: Lanes, const V: usize>(problem: &Problem, left: Left, columns: Columns) {
-    let mut row = 0;
+    let mut row = match problem.triangle {
+        Triangle::Result { ahead } => columns.first.saturating_sub(ahead) / S::ROWS * S::ROWS,
+        _ => 0,
+    };
     while row < problem.rows {
         let rest = problem.rows - row;
         macro_rules! tile {
@@ -191,6 +199,10 @@ unsafe fn rows<S: Lanes, const V: usize>(problem: &Problem, left: Left, columns:
                 // `S::ROWS` rows ends in it: full tiles come first. The columns from `columns.first` on exist in `c`.
                 unsafe {
                     let words = left.words.add(row / S::ROWS * left.tile_stride + row % S::ROWS * left.row_stride);
+                    let range = words_of_rows::<S>(problem.triangle, row, $rows, columns);
+                    let columns =
+                        Columns { panel: columns.panel.add(range.start * 2 * S::COUNT), words: range.len(), ..columns };
+                    let words = words.add(range.start * left.depth_stride);
                     let to = problem.c.add(row * problem.c_row_stride + columns.first);
                     if left.depth_stride == 1 {
                         tile::<S, $rows, V, true>(problem, Left { words, ..left }, columns, to);
@@ -209,6 +221,17 @@ unsafe fn rows<S: Lanes, const V: usize>(problem: &Problem, left: Left, columns:
             2.. => tile!(2),
             _ => tile!(1),
         }
+    }
+}
+
+/// The words of a block that count for `count` rows of the left operand from `row` on; the others are zeros.
+#[inline(always)]
+fn words_of_rows<S: Lanes>(triangle: Triangle, row: usize, count: usize, columns: Columns) -> Range<usize> {
+    let Columns { words, start, .. } = columns;
+    match triangle {
+        Triangle::None | Triangle::Result { .. } => 0..words,
+        Triangle::Left { ahead } => 0..(ahead + row + count).saturating_sub(start).div_ceil(S::PER_WORD).min(words),
+        Triangle::LeftTransposed { ahead } => (row.saturating_sub(ahead + start) / S::PER_WORD).min(words)..words,
     }
 }
 
