@@ -16,13 +16,13 @@ import matplotlib.pyplot as plt  # noqa: E402
 class Runs:
     """Trains what is asked for under `out`; what a finished earlier call trained is not trained again."""
 
-    def __init__(self, out, binary):
-        self.out, self.binary = Path(out), binary
+    def __init__(self, out, binary, precision):
+        self.out, self.binary, self.precision = Path(out), binary, precision
 
     def train(self, name, config, settings, seed):
-        run = self.out / f"{name}-{seed}"
+        run = self.out / f"{name}-{self.precision}-{seed}"
         command = [self.binary, "--quiet", "train", f"configs/{config}.toml", "--run", str(run)]
-        for key, value in {**settings, "train.seed": seed}.items():
+        for key, value in {**settings, "train.seed": seed, "train.precision": self.precision}.items():
             command += ["--set", f"{key}={json.dumps(value)}"]
         if not (run / "done").exists():
             command += ["--resume"] if (run / "config.toml").exists() else []
@@ -79,9 +79,10 @@ def main():
     parser.add_argument("--transcript", help="a transcript of 100 KB or so")
     parser.add_argument("--corpus", nargs="*", default=[], help="further corpora for `dense`: folders")
     parser.add_argument("--seconds", type=float, default=98.8, help="what nanoGPT's CPU configuration takes here")
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     a = parser.parse_args()
-    runs, out = Runs(a.out, a.binary), Path(a.out)
+    runs, out = Runs(a.out, a.binary, a.precision), Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
 
     bench = [a.binary, "bench", "--json", "--config", "configs/bench/w2.toml"]

@@ -3,6 +3,7 @@
 # spread, and writes curves of validation loss against seconds and against tokens as SVG. What has been trained already
 # is not trained again, so a broken-off call can be repeated. Nothing else should run meanwhile.
 # Usage: scripts/learning.sh PART... [--out DIR] [--shakespeare FILE] [--transcript FILE] [--corpus DIR...] [--seeds N...]
+#        [--precision f32|bf16]
 #   shakespeare  tinyshakespeare-char.toml: seconds to 1.88 nats, loss in nanoGPT's time (three minutes)
 #   long         tinyshakespeare-long.toml: half an hour, one seed
 #   dense        mixture against dense model, equal tokens and equal time, on --shakespeare and each --corpus

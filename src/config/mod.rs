@@ -331,7 +331,7 @@ mod tests {
             assert_eq!(active_width(&config.model), active_width(&quickstart.model), "{name}");
         }
         let untaught: Vec<_> = files.keys().filter(|name| !taught.contains_key(name.as_str())).collect();
-        assert_eq!(untaught, ["tinyshakespeare-char"]);
+        assert_eq!(untaught, ["tinyshakespeare-char", "tinyshakespeare-long", "transcript"]);
     }
 
     #[test]
