@@ -77,7 +77,8 @@ fn every_domain_is_a_conversation() {
 #[test]
 fn every_shipped_configuration_for_this_data_prepares_on_it() {
     for config in files_below(&root().join("configs")) {
-        if fs::read_to_string(&config).unwrap().contains("tinyshakespeare.txt") {
+        // Others name a text that is not included.
+        if fs::read_to_string(&config).unwrap().contains(".txt\"]") {
             continue;
         }
         let mut command = Command::new(env!("CARGO_BIN_EXE_tinymoe"));
