@@ -38,7 +38,8 @@ def spread(values):
 
 
 def best(curve, within_s=float("inf"), unit="loss"):
-    return min(point[unit] for point in curve if point["elapsed_s"] <= within_s)
+    """The lowest value that was measured in time; infinity if none was."""
+    return min((point[unit] for point in curve if point["elapsed_s"] <= within_s), default=float("inf"))
 
 
 def seconds_to(curve, loss):

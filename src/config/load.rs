@@ -158,7 +158,8 @@ fn apply(sections: &mut Sections, Setting { key, value, place }: Setting) -> any
         Ok(value) => *slot = value,
         Err(problem) => return usage(format!("{place}: {key}: {problem}")),
     }
-    // Only serde knows the variants of an enum, and what an array holds. All other values are sound, so an error is this value's.
+    // Only serde knows the variants of an enum, and what an array holds. All other values are sound, so an error is
+    // this value's.
     match Config::deserialize(Value::try_from(&*sections)?) {
         Ok(_) => Ok(()),
         Err(error) => usage(format!("{place}: {key}: {}", error.message())),

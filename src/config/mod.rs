@@ -125,6 +125,12 @@ impl ModelConfig {
         self.memory_layers.contains(&layer)
     }
 
+    /// Whether `memory_layers` are layers that there are, each once and in ascending order.
+    pub fn has_fitting_memory_layers(&self) -> bool {
+        let layers = &self.memory_layers;
+        layers.iter().all(|&layer| layer < self.num_hidden_layers) && layers.is_sorted_by(|a, b| a < b)
+    }
+
     /// What the orders of a memory's n-grams must be, if they are something else.
     pub fn bad_memory_ngrams(&self) -> Option<&'static str> {
         let orders = &self.memory_ngrams;

@@ -142,10 +142,9 @@ fn model(rules: &mut Rules, m: &ModelConfig) {
     );
     rules.positive("model.rms_norm_eps", m.rms_norm_eps);
     rules.positive("model.initializer_range", m.initializer_range);
-    let fits = (0.0..1.0).contains(&m.hidden_dropout);
-    rules.within("model.hidden_dropout", m.hidden_dropout, fits, "at least 0 and below 1; 0 is none");
-    let fits = (0.0..1.0).contains(&m.expert_dropout);
-    rules.within("model.expert_dropout", m.expert_dropout, fits, "at least 0 and below 1; 0 is none");
+    for (key, dropout) in [("model.hidden_dropout", m.hidden_dropout), ("model.expert_dropout", m.expert_dropout)] {
+        rules.within(key, dropout, (0.0..1.0).contains(&dropout), "at least 0 and below 1; 0 is none");
+    }
 }
 
 fn experts(rules: &mut Rules, m: &ModelConfig) {
@@ -205,7 +204,7 @@ fn memory(rules: &mut Rules, m: &ModelConfig) {
         return;
     }
     rules.refuse(
-        read.iter().any(|&layer| layer >= layers) || !read.is_sorted_by(|a, b| a < b),
+        !m.has_fitting_memory_layers(),
         format!(
             "model.memory_layers = {read:?} must be different layers in ascending order, counted from 0, of \
              model.num_hidden_layers = {layers}"
@@ -260,7 +259,9 @@ fn optimizer(rules: &mut Rules, o: &OptimizerConfig, max_steps: usize) {
     );
     let fits = o.decay_fraction > 0.0 && o.decay_fraction <= 1.0;
     rules.within("optimizer.decay_fraction", o.decay_fraction, fits, "above 0 and at most 1, a fraction of the run");
-    for (key, beta) in [("optimizer.beta1", o.beta1), ("optimizer.beta2", o.beta2)] {
+    let betas =
+        [("optimizer.beta1", o.beta1), ("optimizer.beta2", o.beta2), ("optimizer.muon_momentum", o.muon_momentum)];
+    for (key, beta) in betas {
         rules.within(key, beta, (0.0..1.0).contains(&beta), "at least 0 and below 1");
     }
     rules.positive("optimizer.epsilon", o.epsilon);
@@ -269,12 +270,6 @@ fn optimizer(rules: &mut Rules, o: &OptimizerConfig, max_steps: usize) {
     rules.not_negative("optimizer.router_lr_multiplier", o.router_lr_multiplier);
     rules.not_negative("optimizer.embedding_lr_multiplier", o.embedding_lr_multiplier);
     rules.not_negative("optimizer.memory_lr_multiplier", o.memory_lr_multiplier);
-    rules.within(
-        "optimizer.muon_momentum",
-        o.muon_momentum,
-        (0.0..1.0).contains(&o.muon_momentum),
-        "at least 0 and below 1",
-    );
 }
 
 fn train(rules: &mut Rules, t: &TrainConfig) {

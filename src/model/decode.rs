@@ -116,7 +116,8 @@ impl<'a> Decoder<'a> {
         let mut readings = self.step.readings.iter_mut();
         let place = Place { sequences: self.sequences, added, position: self.position };
         for (layer, cache) in self.model.layers.iter().zip(&mut self.caches) {
-            if let (Some(memory), Some(reading)) = (&layer.memory, layer.memory.as_ref().and_then(|_| readings.next()))
+            if let Some(memory) = &layer.memory
+                && let Some(reading) = readings.next()
             {
                 remember(memory, &values, &mut x_ND, ids_N, (&self.recent, self.sequences), reading);
             }

@@ -182,7 +182,7 @@ pub fn triangular_matmul(
     };
     debug_assert!(a.is_within() && b.is_within());
     // SAFETY: the views' extents were checked against their slices when they were made, one of their strides is 1, the
-    // shapes agree, and `dst` is borrowed mutably, so it overlaps neither operand.
+    // shapes agree, and `dst` is a mutable view, the only way to its numbers, so it overlaps neither operand.
     unsafe { gemm::product(&problem, precision) }
 }
 

@@ -66,11 +66,7 @@ impl Optimizer {
 
     /// Whether the rule for this parameter keeps an average of squares.
     pub fn has_second_moment(&self, parameter: &Parameter) -> bool {
-        !self.is_muon(parameter)
-    }
-
-    fn is_muon(&self, parameter: &Parameter) -> bool {
-        self.config.kind == OptimizerKind::Muon && parameter.kind == Kind::Matrix
+        !moves_by_muon(&self.config, parameter.kind)
     }
 
     /// Moves every weight by its gradient and clears the gradients. `gradient_norm` is that of
@@ -92,7 +88,7 @@ impl Optimizer {
             let learning_rate = learning_rate * multiplier(config, parameter.kind);
             match parameter.kind {
                 Kind::State => (),
-                Kind::Matrix if config.kind == OptimizerKind::Muon => {
+                kind if moves_by_muon(config, kind) => {
                     let rule = muon::Rule::new(config, &parameter.shape, learning_rate, clip, precision);
                     let [values, gradients, momentum, _] = own;
                     matrices.push(Task::Muon { rule, values, gradients, momentum });
@@ -160,6 +156,11 @@ impl Task<'_> {
     }
 }
 
+/// Whether Muon is the rule for parameters of a kind; otherwise it is AdamW.
+fn moves_by_muon(config: &OptimizerConfig, kind: Kind) -> bool {
+    config.kind == OptimizerKind::Muon && kind == Kind::Matrix
+}
+
 /// What the learning rate is multiplied by for parameters of a kind.
 fn multiplier(config: &OptimizerConfig, kind: Kind) -> f64 {
     match kind {
@@ -175,6 +176,11 @@ fn decay(config: &OptimizerConfig, kind: Kind) -> f64 {
     if matches!(kind, Kind::Gain | Kind::Table) { 0.0 } else { config.weight_decay }
 }
 
+/// The sum of squares: short runs in f32, added up in f64, so that long sums lose no precision.
+fn sum_of_squares(numbers: &[f32]) -> f64 {
+    simd::vectorized!(|| numbers.chunks(1024).map(|run| f64::from(simd::dot(run, run))).sum())
+}
+
 /// The global norm of all gradients, summed in a fixed order.
 pub fn gradient_norm(parameters: &Parameters) -> f64 {
     let gradients = parameters.gradients();
@@ -182,8 +188,7 @@ pub fn gradient_norm(parameters: &Parameters) -> f64 {
     let chunks: Vec<&[f32]> = stretches.into_iter().flat_map(|range| gradients[range].chunks(CHUNK)).collect();
     let mut squares = vec![0.0f64; chunks.len()];
     pool::run(squares.iter_mut().zip(chunks).collect(), |(square, chunk): (&mut f64, &[f32])| {
-        // Short runs in f32, added up in f64: no overflow of precision in long sums.
-        *square = simd::vectorized!(|| chunk.chunks(1024).map(|run| f64::from(simd::dot(run, run))).sum());
+        *square = sum_of_squares(chunk);
     });
     let row = |row: &Range<usize>| f64::from(simd::dot(&gradients[row.clone()], &gradients[row.clone()]));
     squares.extend(parameters.touched().iter().map(row));

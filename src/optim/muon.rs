@@ -4,7 +4,7 @@
 //! The update is scaled by 0.2 sqrt(max(rows, columns)), which gives it the root mean square of a typical AdamW update
 //! (Liu et al. 2025, "Muon is scalable for LLM training", eq. 4): one learning rate serves both.
 
-use super::decay;
+use super::{decay, sum_of_squares};
 use crate::config::OptimizerConfig;
 use crate::model::parameters::Kind;
 use crate::ops::buffer::Buffer;
@@ -89,7 +89,7 @@ fn look_ahead(rule: &Rule, gradients: &mut [f32], momentum: &mut [f32], update: 
 /// Replaces a matrix (rows, cols) by one with the same singular vectors and all singular values near 1: U V^T of its
 /// singular value decomposition U S V^T. A matrix of zeros stays as it is.
 fn orthogonalize(matrix: &mut [f32], rows: usize, cols: usize, precision: Precision) {
-    let norm = simd::vectorized!(|| matrix.chunks(1024).map(|run| f64::from(simd::dot(run, run))).sum::<f64>()).sqrt();
+    let norm = sum_of_squares(matrix).sqrt();
     if norm == 0.0 {
         return;
     }

@@ -13,7 +13,6 @@ use crate::model::memory::{Memory, Reading};
 use crate::model::transformer::Transformer;
 use crate::tokenizer::Tokenizer;
 use serde::Serialize;
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// N-grams that are listed for each memory.
@@ -108,7 +107,7 @@ fn widest<'a>(
     let means = sums.into_iter().filter(|&(_, (count, _))| count >= minimum);
     let mut means: Vec<_> = means.map(|(ids, (count, sum))| (ids, count, sum / count as f64)).collect();
     // Of equal ones the more frequent first, then by id.
-    means.sort_by(|a, b| b.2.total_cmp(&a.2).then(Reverse(a.1).cmp(&Reverse(b.1))));
+    means.sort_by(|a, b| b.2.total_cmp(&a.2).then(b.1.cmp(&a.1)));
     means.truncate(LISTED);
     means
 }

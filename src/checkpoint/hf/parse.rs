@@ -278,7 +278,7 @@ fn check_shape(model: &ModelConfig) -> Result<(), String> {
         return Err("first_k_dense_replace is larger than num_hidden_layers".to_string());
     }
     let layers = &model.memory_layers;
-    if layers.iter().any(|&layer| layer >= model.num_hidden_layers) || !layers.is_sorted_by(|a, b| a < b) {
+    if !model.has_fitting_memory_layers() {
         return Err(format!("memory_layers = {layers:?} are not some of the layers in ascending order"));
     }
     if let Some(wanted) = model.bad_memory_ngrams().filter(|_| has_memory) {

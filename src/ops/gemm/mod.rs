@@ -49,7 +49,8 @@ pub struct Problem {
     pub triangle: Triangle,
 }
 
-/// Which part of a product is worth computing, for causal attention: query row i sees the keys up to `ahead + i`.
+/// Which part of a product is worth computing. In causal attention query row i sees the keys up to `ahead + i`; of a
+/// symmetric result the lower half says all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Triangle {
     /// All of it.
@@ -100,7 +101,7 @@ pub unsafe fn product(problem: &Problem, precision: Precision) {
         // SAFETY: what the caller promises of `problem` is what this function asks for.
         return unsafe { rounded_product(problem) };
     }
-    // SAFETY: what the caller promises is what all of these ask for; `path_name` and `has_bf16` have found the
+    // SAFETY: what the caller promises is what all of these ask for; `path` and `has_bf16` have found the
     // instructions of the path that is taken on this CPU.
     unsafe {
         #[cfg(target_arch = "x86_64")]
