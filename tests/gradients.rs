@@ -75,6 +75,7 @@ const VARIANTS: &[(&str, Change)] = &[
         (c.model.hidden_dropout, c.model.num_experts) = (0.3, 0);
     }),
     ("dropout in experts", |c| (c.model.expert_dropout, c.model.n_shared_experts) = (0.3, 1)),
+    ("dropout of attention weights", |c| c.model.attention_dropout = 0.3),
     ("dropout in a dense layer", |c| (c.model.expert_dropout, c.model.num_experts) = (0.3, 0)),
 ];
 

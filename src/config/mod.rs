@@ -90,6 +90,7 @@ pub struct ModelConfig {
     pub hidden_dropout: f64,
     #[serde(default)]
     pub expert_dropout: f64,
+    pub attention_dropout: f64,
 }
 
 /// How many tokens a memory's n-grams may have.

@@ -142,7 +142,11 @@ fn model(rules: &mut Rules, m: &ModelConfig) {
     );
     rules.positive("model.rms_norm_eps", m.rms_norm_eps);
     rules.positive("model.initializer_range", m.initializer_range);
-    for (key, dropout) in [("model.hidden_dropout", m.hidden_dropout), ("model.expert_dropout", m.expert_dropout)] {
+    for (key, dropout) in [
+        ("model.hidden_dropout", m.hidden_dropout),
+        ("model.expert_dropout", m.expert_dropout),
+        ("model.attention_dropout", m.attention_dropout),
+    ] {
         rules.within(key, dropout, (0.0..1.0).contains(&dropout), "at least 0 and below 1; 0 is none");
     }
 }
@@ -527,6 +531,7 @@ mod tests {
             ("model.initializer_range", |c| &mut c.model.initializer_range, &[0.0]),
             ("model.hidden_dropout", |c| &mut c.model.hidden_dropout, &[-0.1, 1.0]),
             ("model.expert_dropout", |c| &mut c.model.expert_dropout, &[-0.1, 1.0]),
+            ("model.attention_dropout", |c| &mut c.model.attention_dropout, &[-0.1, 1.0]),
             ("router.routed_scaling_factor", |c| &mut c.router.routed_scaling_factor, &[0.0]),
             ("router.router_aux_loss_coef", |c| &mut c.router.router_aux_loss_coef, &[-0.1]),
             ("router.router_z_loss_coef", |c| &mut c.router.router_z_loss_coef, &[-0.1]),

@@ -25,6 +25,8 @@ pub struct Attention {
     pub channels: usize,
     pub eps: f32,
     pub dropout: f64,
+    /// Of attention weights.
+    pub weight_dropout: f64,
     pub rotary: Arc<RotaryTable>,
     pub norm: Range<usize>,
     /// W_q, W_k and W_v one below the other: ((H + 2G) C, D).
@@ -79,6 +81,7 @@ impl Attention {
             channels: head_dim,
             eps: model.rms_norm_eps as f32,
             dropout: model.hidden_dropout,
+            weight_dropout: model.attention_dropout,
             rotary: rotary.clone(),
             norm,
             qkv: q.start..v.end,
@@ -153,12 +156,12 @@ impl AttentionOp {
     fn shape(&self) -> Shape {
         let Attention { heads, kv_heads, channels, .. } = *self.layer;
         let Pass { batch, time, precision, .. } = self.pass;
-        Shape { batch, time, heads, kv_heads, channels, precision }
+        let dropout = self.pass.dropout("attention weights", self.layer.layer, self.layer.weight_dropout);
+        Shape { batch, time, heads, kv_heads, channels, dropout, precision }
     }
 
     fn drop_out(&self) -> Option<Dropout> {
-        let stream = self.pass.stream("attention dropout", self.layer.layer)?;
-        (self.layer.dropout > 0.0).then(|| Dropout::new(self.layer.dropout, stream))
+        self.pass.dropout("attention dropout", self.layer.layer, self.layer.dropout)
     }
 
     /// norm(x) and W_qkv norm(x) with its bias, row by row; then queries and keys are normalised and turned. What they

@@ -22,13 +22,12 @@ pub fn embed(
     hidden: usize,
     dropout: f64,
 ) -> Result<Tensor> {
-    let stream = pass.stream("embedding dropout", 0).filter(|_| dropout > 0.0);
     let operation = EmbeddingOp {
         parameters: parameters.clone(),
         weight_VD: weight_VD.clone(),
         ids_N: ids_N.to_vec(),
         hidden,
-        dropout: stream.map(|stream| Dropout::new(dropout, stream)),
+        dropout: pass.dropout("embedding dropout", 0, dropout),
     };
     apply(anchor, operation)
 }

@@ -194,8 +194,7 @@ struct Saved {
 
 impl MemoryOp {
     fn drop_out(&self) -> Option<Dropout> {
-        let stream = self.pass.stream("memory dropout", self.layer.layer)?;
-        (self.layer.dropout > 0.0).then(|| Dropout::new(self.layer.dropout, stream))
+        self.pass.dropout("memory dropout", self.layer.layer, self.layer.dropout)
     }
 
     /// Gradients of keys and values, and of h, from that of gate v.

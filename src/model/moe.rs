@@ -215,8 +215,7 @@ struct SavedShared {
 
 impl FeedForwardOp {
     fn drop_out(&self) -> Option<Dropout> {
-        let stream = self.pass.stream("feed-forward dropout", self.layer.layer)?;
-        (self.layer.dropout > 0.0).then(|| Dropout::new(self.layer.dropout, stream))
+        self.pass.dropout("feed-forward dropout", self.layer.layer, self.layer.dropout)
     }
 
     /// The standard normal draw for each score, in training with a noisy gate.
@@ -227,10 +226,8 @@ impl FeedForwardOp {
 
     /// Which activations expert `expert` drops; shared experts count as one more than the routed ones.
     fn expert_dropout<'a>(&self, expert: usize, tokens_S: &'a [u32]) -> Option<ActivationDropout<'a>> {
-        let stream = self.pass.stream("expert dropout", self.layer.layer)?;
-        let dropout = Dropout::new(self.layer.expert_dropout, stream);
-        let experts = self.layer.routed_experts() + 1;
-        (self.layer.expert_dropout > 0.0).then_some(ActivationDropout { dropout, tokens_S, expert, experts })
+        let dropout = self.pass.dropout("expert dropout", self.layer.layer, self.layer.expert_dropout)?;
+        Some(ActivationDropout { dropout, tokens_S, expert, experts: self.layer.routed_experts() + 1 })
     }
 
     fn experts_over<'a>(&self, routed: &Routed, values: &'a [f32], dispatch: &'a Dispatch) -> Vec<Expert<'a>> {

@@ -2,6 +2,7 @@
 //! Weights do not travel as tensors: operations read them from [`Parameters`](super::parameters::Parameters) and add
 //! their gradients there.
 
+use crate::ops::dropout::Dropout;
 use crate::ops::gemm::Precision;
 use crate::random::Stream;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, bail};
@@ -73,6 +74,12 @@ impl Pass {
             Mode::Train { seed, step, .. } => Some(Stream::new(seed, purpose, &[step, layer as u64])),
             Mode::Evaluate | Mode::Knockout(_) => None,
         }
+    }
+
+    /// The dropout of this pass for one purpose in one layer; none when evaluating, or if nothing is to be dropped.
+    pub fn dropout(&self, purpose: &str, layer: usize, probability: f64) -> Option<Dropout> {
+        let stream = self.stream(purpose, layer).filter(|_| probability > 0.0)?;
+        Some(Dropout::new(probability, stream))
     }
 
     /// The expert that is missing in this layer, if one is.

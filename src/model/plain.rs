@@ -10,7 +10,6 @@ use super::moe::{ExpertWeights, FeedForward, Routed};
 use super::operation::Pass;
 use super::transformer::Transformer;
 use crate::config::{Balance, ScoringFunc};
-use crate::ops::dropout::Dropout;
 use crate::ops::swiglu::ActivationDropout;
 use candle_core::{D, DType, Result, Tensor};
 use std::ops::Range;
@@ -96,7 +95,8 @@ fn attention(layer: &Attention, flat: &Tensor, x: &Tensor, pass: Pass) -> Result
     let mask = Tensor::from_vec(mask, (time, time), x.device())?;
     let scores = (q.contiguous()?.matmul(&k.t()?.contiguous()?)? * (channels as f64).powf(-0.5))?;
     let scores = scores.broadcast_add(&mask)?;
-    let out = softmax(&scores)?.matmul(&v)?.transpose(1, 2)?.reshape((batch * time, heads * channels))?;
+    let weights = drop_out(&softmax(&scores)?, layer.weight_dropout, "attention weights", layer.layer, pass)?;
+    let out = weights.matmul(&v)?.transpose(1, 2)?.reshape((batch * time, heads * channels))?;
     let y = out.matmul(&weight(flat, &layer.output, &[hidden, heads * channels])?.t()?)?;
     drop_out(&y, layer.dropout, "attention dropout", layer.layer, pass)
 }
@@ -216,8 +216,7 @@ fn swiglu(
     let gate_up = h.matmul(&weight(flat, &weights.gate_up, &[2 * width, hidden])?.t()?)?;
     let (gate, up) = (gate_up.narrow(1, 0, width)?, gate_up.narrow(1, width, width)?);
     let mut a = ((&gate * sigmoid(&gate)?)? * up)?;
-    if let Some(stream) = pass.stream("expert dropout", layer.layer) {
-        let dropout = Dropout::new(layer.expert_dropout, stream);
+    if let Some(dropout) = pass.dropout("expert dropout", layer.layer, layer.expert_dropout) {
         let dropout = ActivationDropout { dropout, tokens_S: &[], expert, experts: layer.routed_experts() + 1 };
         let mut mask = vec![1.0; tokens * width];
         mask.chunks_exact_mut(width).enumerate().for_each(|(token, mask_F)| dropout.apply(token, mask_F));
@@ -250,9 +249,9 @@ fn log_sum_exp(x: &Tensor) -> Result<Tensor> {
 }
 
 fn drop_out(x: &Tensor, probability: f64, purpose: &str, layer: usize, pass: Pass) -> Result<Tensor> {
-    match pass.stream(purpose, layer).filter(|_| probability > 0.0) {
-        Some(stream) => {
-            let mask = Dropout::new(probability, stream).copy(&vec![1.0; x.elem_count()]).to_vec();
+    match pass.dropout(purpose, layer, probability) {
+        Some(dropout) => {
+            let mask = dropout.copy(&vec![1.0; x.elem_count()]).to_vec();
             x * Tensor::from_vec(mask, x.shape(), x.device())?
         }
         None => Ok(x.clone()),

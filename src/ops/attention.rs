@@ -6,6 +6,7 @@
 //! heads and G value heads, C numbers each, already turned by RoPE; a row of `out` its H outputs.
 
 use super::buffer::Buffer;
+use super::dropout::Dropout;
 use super::gemm::{Precision, Triangle};
 use super::matmul::{Mat, MatMut, Store, triangular_matmul};
 use super::{pool, simd};
@@ -24,6 +25,8 @@ pub struct Shape {
     pub heads: usize,
     pub kv_heads: usize,
     pub channels: usize,
+    /// Of the softmax's results, element (b, h, i, j) of (B, H, T, T).
+    pub dropout: Option<Dropout>,
     pub precision: Precision,
 }
 
@@ -40,6 +43,13 @@ impl Shape {
 
     fn scale(&self) -> f32 {
         1.0 / (self.channels as f32).sqrt()
+    }
+
+    /// Drops some of the weights that query `query` of head `head` (of all sequences' B H) gives to the first keys.
+    fn drop_out(&self, weights: &mut [f32], head: usize, query: usize) {
+        if let Some(dropout) = self.dropout {
+            dropout.apply(weights, (head * self.time + query) * self.time);
+        }
     }
 
     fn heads_per_kv(&self) -> usize {
@@ -79,6 +89,7 @@ pub fn forward(shape: Shape, qkv: &[f32], out: &mut [f32], lse_BHT: &mut [f32]) 
                 for (row, score) in scores.chunks_exact_mut(keys).take(rows).enumerate() {
                     let (seen, unseen) = score.split_at_mut(ahead + row + 1);
                     lse_T[queries.start + row] = simd::softmax(seen);
+                    shape.drop_out(seen, index, queries.start + row);
                     unseen.fill(0.0);
                 }
             });
@@ -158,13 +169,16 @@ fn backward_head(
             for row in 0..rows {
                 let (position, seen) = (queries.start + row, ahead + row + 1);
                 let mean = simd::dot(dout_TC.row(position), out_TC.row(position));
-                let (p, ds) = (&mut p[row * keys..][..keys], &mut ds[row * keys..][..keys]);
-                for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
+                let (p, p_unseen) = p[row * keys..][..keys].split_at_mut(seen);
+                let (ds, ds_unseen) = ds[row * keys..][..keys].split_at_mut(seen);
+                shape.drop_out(ds, batch * heads + head, position);
+                for (p, ds) in p.iter_mut().zip(&mut *ds) {
                     *p = simd::exp(*p - lse_T[position]);
                     *ds = *p * (*ds - mean);
                 }
-                p[seen..].fill(0.0);
-                ds[seen..].fill(0.0);
+                shape.drop_out(p, batch * heads + head, position);
+                p_unseen.fill(0.0);
+                ds_unseen.fill(0.0);
             }
         });
         let (p, ds) = (Mat::new(&p, rows, keys), Mat::new(&ds, rows, keys));
