@@ -320,3 +320,40 @@ function drawCoactivation() {
     );
   });
 }
+
+// ---- Memories
+
+function drawMemories() {
+  const memories = DATA.memories ?? [];
+  byId("memory-section").hidden = !memories.length;
+  if (!memories.length) return;
+  const [{ ngrams, slots, minimum }] = memories;
+  const name = { title: "Before layer", number: false, cell: (memory) => memory.layer };
+  const used = ngrams.map((order, i) => ({
+    title: `Rows read, order ${order}`,
+    cell: (memory) => percent(memory.rows_in_use[i], 2),
+  }));
+  byId("memory").replaceChildren(
+    table("Memories", [name, { title: "Mean gate", cell: (memory) => fixed(memory.mean_gate) }, ...used], memories),
+    ...memories.map((memory) =>
+      el(
+        "div",
+        {},
+        el("h3", {}, `Before layer ${memory.layer}: the n-grams that open the gate widest`),
+        table(
+          `N-grams before layer ${memory.layer}`,
+          [
+            { title: `Of order ${ngrams.at(-1)}`, number: false, cell: ({ text }) => el("code", {}, visible(text)) },
+            { title: "Mean gate", cell: ({ mean_gate }) => fixed(mean_gate) },
+            { title: "Occurrences", cell: (ngram) => count(ngram.count) },
+          ],
+          memory.widest,
+        ),
+      ),
+    ),
+  );
+  find(
+    "memory-rows",
+    `Each table has ${count(slots)} rows. N-grams with at least ${count(minimum)} occurrences are listed.`,
+  );
+}

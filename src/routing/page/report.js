@@ -107,6 +107,7 @@ function drawFigures() {
     for (const section of document.querySelectorAll("main > section, #bar"))
       section.hidden = section.id !== "training-section";
   }
+  drawMemories();
   drawTraining();
   drawComparisons();
 }
