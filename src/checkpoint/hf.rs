@@ -172,7 +172,7 @@ fn common_keys(model: &ModelConfig, vocab_size: usize, eos: Option<u32>) -> Map<
         "rope_theta": model.rope_theta,
         "rope_parameters": { "rope_type": "default", "rope_theta": model.rope_theta },
         "attention_bias": false,
-        "attention_dropout": 0.0,
+        "attention_dropout": model.attention_dropout,
         "sliding_window": null,
         "use_sliding_window": false,
         "use_cache": true,
