@@ -246,3 +246,34 @@ fn depth_and_size_without_end_are_refused() {
     let file = [&(config.len() as u16).to_le_bytes()[..], config, &2u16.to_le_bytes(), b"{}", &header].concat();
     targets::checkpoint(&file);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_absurd_context_is_refused_or_costs_what_is_used_of_it() {
+    let workspace = Workspace::new();
+    let golden = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/olmoe.json")).unwrap();
+    let mut golden: serde_json::Value = serde_json::from_slice(&golden).unwrap();
+    fs::create_dir(workspace.path("m")).unwrap();
+    workspace.write("m/tokenizer.json", targets::LETTERS);
+    let mut write = |context: u64| {
+        golden["config"]["max_position_embeddings"] = context.into();
+        let seed = foreign_seed(golden.to_string().as_bytes(), "");
+        let mut weights = &seed[..];
+        let config = targets::part(&mut weights).unwrap();
+        assert_eq!(targets::part(&mut weights), Some(&[][..]));
+        workspace.write("m/config.json", config);
+        workspace.write("m/model.safetensors", weights);
+    };
+    for context in [0, (1 << 20) + 1, 1 << 28, u64::MAX] {
+        write(context);
+        workspace.refuses("sample m --tokens 3", 4, &[&format!("max_position_embeddings = {context}")]);
+    }
+    // The longest that is read, with two layers of two heads of four channels, would take 128 MiB a sample, if it were
+    // used.
+    write(1 << 20);
+    let in_little_memory = r#"ulimit -v 1048576 && exec "$0" sample m --tokens 3 --count 8 --prompt a --threads 1"#;
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", in_little_memory, env!("CARGO_BIN_EXE_tinymoe")]).current_dir(workspace.path(""));
+    let outcome = shell.output().unwrap();
+    assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stderr));
+}

@@ -50,11 +50,17 @@ const MAX_KEYS: f64 = (1 << 28) as f64;
 pub(super) fn check_size(model: &ModelConfig, vocab_size: usize, numbers: usize) -> Result<()> {
     let weights = estimated_parameters(model, vocab_size);
     let keys = model.max_position_embeddings as f64 * model.head_dim as f64 * model.num_key_value_heads as f64;
-    if weights > numbers as f64 || keys > MAX_KEYS {
+    if weights > numbers as f64 {
         return Err(corrupt(format!(
-            "config.json describes a model of {weights:.0} parameters and a context of {}; the weights are {numbers} at \
-             most",
-            model.max_position_embeddings
+            "config.json describes a model of {weights:.0} parameters; the weights are {numbers} at most"
+        )));
+    }
+    if keys > MAX_KEYS {
+        return Err(corrupt(format!(
+            "config.json: max_position_embeddings = {} would take {:.1} GiB of keys in each layer, more than 1; make it \
+             smaller to use the model with a shorter context",
+            model.max_position_embeddings,
+            keys * 4.0 / (1u64 << 30) as f64
         )));
     }
     Ok(())
@@ -111,4 +117,20 @@ fn names(model: &Transformer, prefix: &str) -> Vec<String> {
     let model_type = hf::model_type(&model.model, &model.router);
     let name = |canonical: &str| format!("{prefix}{}", hf::tensor_name(model_type, canonical));
     model.parameters.list().iter().map(|parameter| name(&parameter.name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn a_context_with_too_many_keys_is_refused_by_name() {
+        let mut model = Config::default().model;
+        (model.num_key_value_heads, model.head_dim, model.max_position_embeddings) = (8, 128, 1 << 18);
+        check_size(&model, 300, usize::MAX).unwrap();
+        model.max_position_embeddings += 1;
+        let error = check_size(&model, 300, usize::MAX).unwrap_err().to_string();
+        assert!(error.contains("max_position_embeddings = 262145 would take"), "{error}");
+    }
 }

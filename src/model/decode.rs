@@ -17,6 +17,8 @@ pub struct Decoder<'a> {
     model: &'a Transformer,
     sequences: usize,
     position: usize,
+    /// Positions that the caches have room for.
+    capacity: usize,
     caches: Vec<Cache>,
     /// The last tokens of each sequence, as many as memories look back at.
     recent: Vec<u32>,
@@ -50,10 +52,16 @@ pub enum Logits {
 }
 
 impl<'a> Decoder<'a> {
-    /// A decoder at position 0 of one sequence.
+    /// A decoder at position 0 of one sequence, with room for a whole context.
     pub fn new(model: &'a Transformer) -> Self {
+        Self::with_room(model, model.model.max_position_embeddings)
+    }
+
+    /// The same with room for `positions`, or for a whole context where that is less.
+    pub fn with_room(model: &'a Transformer, positions: usize) -> Self {
         let shape = &model.model;
-        let len = shape.num_key_value_heads * shape.max_position_embeddings * shape.head_dim;
+        let capacity = positions.min(shape.max_position_embeddings);
+        let len = shape.num_key_value_heads * capacity * shape.head_dim;
         // Zeros that nobody has touched take no memory yet: a long context costs what of it is used.
         let cache = |_| Cache { keys: vec![0.0; len], values: vec![0.0; len] };
         let caches = (0..shape.num_hidden_layers).map(cache).collect();
@@ -64,7 +72,7 @@ impl<'a> Decoder<'a> {
         };
         let longest = model.memories().flat_map(|memory| &memory.orders).map(|(order, _)| *order).max();
         let recent = vec![BEFORE_START; longest.map_or(0, |order| order - 1)];
-        Self { model, sequences: 1, position: 0, caches, recent, step }
+        Self { model, sequences: 1, position: 0, capacity, caches, recent, step }
     }
 
     /// This sequence `count` times, to be continued in different ways.
@@ -72,9 +80,19 @@ impl<'a> Decoder<'a> {
         if count == 1 {
             return self;
         }
+        let channels = self.model.model.head_dim;
+        let (head, used) = ((self.capacity * channels).max(1), self.position * channels);
+        let repeated = |numbers: &[f32]| {
+            // Positions that are still free are not copied, and take no memory yet either.
+            let mut copies = vec![0.0; numbers.len() * count];
+            for (copy, original) in copies.chunks_exact_mut(head).zip(numbers.chunks_exact(head).cycle()) {
+                copy[..used].copy_from_slice(&original[..used]);
+            }
+            copies
+        };
         for cache in &mut self.caches {
-            cache.keys = cache.keys.repeat(count);
-            cache.values = cache.values.repeat(count);
+            cache.keys = repeated(&cache.keys);
+            cache.values = repeated(&cache.values);
         }
         self.recent = self.recent.repeat(count);
         self.sequences *= count;
@@ -83,7 +101,7 @@ impl<'a> Decoder<'a> {
 
     /// Positions that are free.
     pub fn room(&self) -> usize {
-        self.model.model.max_position_embeddings - self.position
+        self.capacity - self.position
     }
 
     /// Back to position 0.

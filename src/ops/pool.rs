@@ -9,8 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// Turns of the spin loop before a worker sleeps: some tens of microseconds.
-const SPINS: usize = 20_000;
+/// Turns of the spin loop before a worker sleeps: some tens of microseconds. Miri is slow.
+const SPINS: usize = if cfg!(miri) { 10 } else { 20_000 };
 
 struct Pool {
     /// One job at a time; a second caller runs its tasks itself.
@@ -233,7 +233,7 @@ mod tests {
     fn every_task_runs_once_whatever_the_number_of_threads() {
         for threads in [1, 2, 4] {
             set_threads(threads);
-            for count in [0, 1, 2, 1000] {
+            for count in [0, 1, 2, if cfg!(miri) { 50 } else { 1000 }] {
                 let mut hits = vec![0u32; count];
                 run(hits.iter_mut().collect(), |hit| *hit += 1);
                 assert!(hits.iter().all(|&hit| hit == 1));

@@ -77,7 +77,7 @@ pub fn generate(
     if prompt_ids.is_empty() {
         prompt_ids.push(tokenizer.end_of_text().unwrap_or(0));
     }
-    let mut context = Context::new(model);
+    let mut context = Context::new(model, prompt_ids.len().saturating_add(prompt.tokens));
     let mut logits_SV = context.read_prompt(&prompt_ids, count, &mut observe)?;
     context.decoder = context.decoder.repeat(count);
     context.histories = vec![prompt_ids.clone(); count];
@@ -136,9 +136,10 @@ struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    fn new(model: &'a Transformer) -> Self {
-        let decoder = Decoder::new(model);
-        let kept = decoder.room() / 2;
+    /// For `tokens` in all: of a long context only what they need is taken.
+    fn new(model: &'a Transformer, tokens: usize) -> Self {
+        let decoder = Decoder::with_room(model, tokens);
+        let kept = model.model.max_position_embeddings / 2;
         Self { decoder, histories: vec![Vec::new()], kept }
     }
 

@@ -88,7 +88,7 @@ pub fn foreign(bytes: &[u8]) -> Option<()> {
 }
 
 /// A tokenizer of 24 tokens, as many as the models in tests/goldens have.
-const LETTERS: &str = concat!(
+pub const LETTERS: &str = concat!(
     r#"{"model": {"type": "BPE", "merges": [], "vocab": {"<|endoftext|>": 0, "\n": 1, " ": 2, ".": 3, "a": 4, "b": 5, "#,
     r#""c": 6, "d": 7, "e": 8, "f": 9, "g": 10, "h": 11, "i": 12, "j": 13, "k": 14, "l": 15, "m": 16, "n": 17, "o": 18, "#,
     r#""p": 19, "q": 20, "r": 21, "s": 22, "<|unk|>": 23}, "unk_token": "<|unk|>"}, "decoder": {"type": "Fuse"}, "#,
@@ -105,7 +105,7 @@ fn put_to_use(model: &Transformer, tokenizer: &Tokenizer) {
 }
 
 /// The next part of an input: its length in two bytes, then as many bytes.
-fn part<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub fn part<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = usize::from(u16::from_le_bytes(*bytes.split_off(..2)?.first_chunk()?));
     bytes.split_off(..length.min(bytes.len()))
 }

@@ -327,7 +327,9 @@ mod tests {
     #[test]
     fn a_triangle_leaves_out_nothing_that_counts() {
         // Blocks of queries in a context of several depth blocks, and keys that no tile divides.
-        for (queries, ahead) in [(1, 0), (13, 0), (40, 1100), (129, 0), (64, 64)] {
+        let contexts: &[_] =
+            if cfg!(miri) { &[(1, 0), (13, 0), (9, 12)] } else { &[(1, 0), (13, 0), (40, 1100), (129, 0), (64, 64)] };
+        for &(queries, ahead) in contexts {
             let keys = ahead + queries;
             let sees = |query: usize, key: usize| key <= ahead + query;
             let masked = |mut scores: Vec<f32>| {

@@ -202,7 +202,8 @@ unsafe fn rows<S: Lanes, const V: usize>(problem: &Problem, left: Left, columns:
                     let range = words_of_rows::<S>(problem.triangle, row, $rows, columns);
                     let columns =
                         Columns { panel: columns.panel.add(range.start * 2 * S::COUNT), words: range.len(), ..columns };
-                    let words = words.add(range.start * left.depth_stride);
+                    // Rows of which no word counts read nothing, wherever this points.
+                    let words = words.wrapping_add(range.start * left.depth_stride);
                     let to = problem.c.add(row * problem.c_row_stride + columns.first);
                     if left.depth_stride == 1 {
                         tile::<S, $rows, V, true>(problem, Left { words, ..left }, columns, to);
