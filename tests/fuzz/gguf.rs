@@ -70,7 +70,7 @@ fn shape(choices: &[u8]) -> ((Dtype, f32), ModelConfig, RouterConfig) {
     model.num_key_value_heads = if model.num_attention_heads == 3 { 3 } else { model.num_key_value_heads };
     model.head_dim = one_of(7, &[0, 2, 4, 32, 6]);
     if model.head_dim == 0 {
-        model.head_dim = (model.hidden_size / model.num_attention_heads).next_multiple_of(2);
+        model.head_dim = (model.hidden_size / model.num_attention_heads).max(1).next_multiple_of(2);
     }
     model.num_experts = one_of(8, &[4, 0, 1, 2, 7]);
     model.num_experts_per_tok = one_of(9, &[2, 1, 3]).min(model.num_experts);
