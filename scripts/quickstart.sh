@@ -16,7 +16,7 @@ tinymoe=target/release/tinymoe
 "$tinymoe" train configs/quickstart.toml "$@"
 echo
 echo "== tinymoe sample $run =="
-"$tinymoe" sample "$run" --prompt "So what did you " --tokens 150 --routing-log "$run/routing.jsonl"
+"$tinymoe" sample "$run" --prompt "So what did you" --tokens 150 --routing-log "$run/routing.jsonl"
 echo
 echo "== the first two tokens of $run/routing.jsonl =="
 sed -n '2,3p' "$run/routing.jsonl"
