@@ -4,7 +4,7 @@
 # is not trained again, so a broken-off call can be repeated. Nothing else should run meanwhile.
 # Usage: scripts/learning.sh PART... [--out DIR] [--shakespeare FILE] [--transcript FILE] [--corpus DIR...] [--seeds N...]
 #        [--precision f32|bf16]
-#   shakespeare  tinyshakespeare-char.toml: seconds to 1.88 nats, loss in nanoGPT's time (three minutes)
+#   shakespeare  tinyshakespeare-char.toml: seconds to 1.88 nats, loss in nanoGPT's time (five minutes)
 #   long         tinyshakespeare-long.toml: half an hour, one seed
 #   dense        mixture against dense model, equal tokens and equal time, on --shakespeare and each --corpus
 #   transcript   transcript.toml on --transcript: bits per byte in ten minutes

@@ -90,6 +90,7 @@ pub struct ModelConfig {
     pub hidden_dropout: f64,
     #[serde(default)]
     pub expert_dropout: f64,
+    #[serde(default)]
     pub attention_dropout: f64,
 }
 

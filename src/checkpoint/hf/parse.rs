@@ -329,6 +329,17 @@ mod tests {
     }
 
     #[test]
+    fn checkpoints_from_before_a_key_have_what_it_means_to_leave_it_out() {
+        let (model, router) = edited(VARIANTS[0].1);
+        let mut config = written(&model, &router);
+        let keys = config["tinymoe"]["model"].as_object_mut().unwrap();
+        for key in ["zero_init_residual", "expert_dropout", "attention_dropout"] {
+            assert!(keys.remove(key).is_some(), "{key}");
+        }
+        assert_eq!(parse_ours(&config).unwrap(), (model, router, 1024));
+    }
+
+    #[test]
     fn the_keys_of_transformers_alone_rebuild_the_same_model() {
         for (index, (model_type, edit)) in VARIANTS.iter().enumerate() {
             let (mut model, router) = edited(*edit);

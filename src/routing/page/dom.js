@@ -3,7 +3,7 @@
 //   dom.js      this file
 //   charts.js   the forms: heatmap, line chart, bars, tables; know nothing of experts
 //   text.js     the text coloured by expert and the panel beside it
-//   figures.js  one function a figure: layers, load, domains, kinds of token, loss, pairs
+//   figures.js  one function a figure: layers, load, domains, kinds of token, loss, pairs, memories
 //   flow.js, importance.js, training.js   larger figures
 //   cards.js    the experts one by one, and two runs side by side
 //   report.js   starts everything: head, choices, theme, keyboard
