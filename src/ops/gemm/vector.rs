@@ -1,12 +1,8 @@
-//! Products of a matrix with one vector: bound by reading the matrix, whose rows stand one after the other.
-
-// See the tiles.
-#![expect(clippy::needless_range_loop)]
+//! Products of a matrix with one vector: bound by reading the matrix, so it is read in its order, row by row. Several rows
+//! at a time would hide more of the sums' latency, but the memory system fetches ahead along one row, not across eight:
+//! from main memory that gave less than half as many bytes a second.
 
 use super::lanes::{Avx2, Avx512, Lanes};
-
-/// Rows that are multiplied at a time: their sums hide each other's latency, and the vector is read once for all.
-const ROWS: usize = 8;
 
 /// # Safety
 /// A CPU with these instructions; likewise below, where `S` must be compiled into one of these two functions.
@@ -25,46 +21,20 @@ pub unsafe fn avx2(matrix_OI: &[f32], x_I: &[f32], y_O: &mut [f32]) {
 #[inline(always)]
 unsafe fn products<S: Lanes>(matrix_OI: &[f32], x_I: &[f32], y_O: &mut [f32]) {
     let inner = x_I.len();
-    let (mut rest_y, mut rest) = (y_O, matrix_OI);
-    macro_rules! take_rows {
-        ($rows:expr) => {{
-            let (now, later) = rest.split_at($rows * inner);
-            let (y, later_y) = rest_y.split_at_mut($rows);
-            // SAFETY: the caller's CPU has the instructions; slices are cut with their bounds checked.
-            y.copy_from_slice(&unsafe { some_rows::<S, { $rows }>(now, x_I) });
-            (rest, rest_y) = (later, later_y);
-        }};
-    }
-    while rest_y.len() >= ROWS {
-        take_rows!(ROWS);
-    }
-    while !rest_y.is_empty() {
-        take_rows!(1);
-    }
-}
-
-#[inline(always)]
-unsafe fn some_rows<S: Lanes, const R: usize>(rows_RI: &[f32], x_I: &[f32]) -> [f32; R] {
-    let inner = x_I.len();
-    assert!(rows_RI.len() >= R * inner);
+    assert!(matrix_OI.len() >= y_O.len() * inner);
     let whole = inner / S::COUNT * S::COUNT;
-    // SAFETY: the caller's CPU has the instructions; vectors end at `whole`, which is within `x_I` and within each of
-    // the R rows, which the assertion above has found.
-    let mut sums: [f32; R] = unsafe {
-        let mut sums = [S::zero(); R];
-        let (x, rows) = (x_I.as_ptr(), rows_RI.as_ptr());
-        for start in (0..whole).step_by(S::COUNT) {
-            let x = S::load(x.add(start));
-            for r in 0..R {
-                sums[r] = S::multiply_add(S::load(rows.add(r * inner + start)), x, sums[r]);
+    for (row, y) in y_O.iter_mut().enumerate() {
+        let row_I = &matrix_OI[row * inner..][..inner];
+        // SAFETY: the caller's CPU has the instructions; vectors end at `whole`, which is within both slices.
+        *y = unsafe {
+            let mut sum = S::zero();
+            for start in (0..whole).step_by(S::COUNT) {
+                sum = S::multiply_add(S::load(row_I.as_ptr().add(start)), S::load(x_I.as_ptr().add(start)), sum);
             }
-        }
-        sums.map(|sum| S::total(sum))
-    };
-    for (r, sum) in sums.iter_mut().enumerate() {
+            S::total(sum)
+        };
         for i in whole..inner {
-            *sum += rows_RI[r * inner + i] * x_I[i];
+            *y += row_I[i] * x_I[i];
         }
     }
-    sums
 }
