@@ -198,7 +198,7 @@ impl AttentionOp {
         let layer = &*self.layer;
         let width = layer.qkv_width();
         let turned = (layer.heads + layer.kv_heads) * layer.channels;
-        let chunk = rows_per_task(self.pass.tokens());
+        let chunk = norm::PARTIAL_ROWS;
         let tasks = self.pass.tokens().div_ceil(chunk);
         let gains: usize = layer.qk_norm.iter().flatten().map(ExactSizeIterator::len).sum();
         // Without a norm the tasks have a place all the same, which stays empty.

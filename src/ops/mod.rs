@@ -20,8 +20,9 @@ pub mod rope;
 pub mod simd;
 pub mod swiglu;
 
-/// How many of `rows` one task takes: enough tasks for 16 threads where there are rows enough, few enough that a
-/// matrix product inside a task is worth starting.
+/// How many of `rows` one task takes: few enough for a number of equal tasks that two, four or eight threads share evenly,
+/// enough that packing a weight for a matrix product is paid for.
 pub fn rows_per_task(rows: usize) -> usize {
-    rows.div_ceil(32).next_multiple_of(8).clamp(96, 256)
+    let tasks = 1 << (rows / 96).clamp(2, 16).ilog2();
+    rows.div_ceil(tasks).next_multiple_of(8).min(256)
 }

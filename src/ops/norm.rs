@@ -52,9 +52,12 @@ pub fn backward(x: &[f32], w: &[f32], scales_R: &[f32], dy: &[f32], dx: &mut [f3
     });
 }
 
+/// Rows whose weight gradients are added up first, one task: not cut like other kernels' rows, as sums depend on it.
+pub const PARTIAL_ROWS: usize = 96;
+
 /// [`backward`] with the rows cut into tasks.
 pub fn parallel_backward(x: &[f32], w: &[f32], scales_R: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32]) {
-    let (width, chunk) = (w.len(), rows_per_task(scales_R.len()));
+    let (width, chunk) = (w.len(), PARTIAL_ROWS);
     let mut partial = Buffer::zeros(scales_R.len().div_ceil(chunk) * width);
     let inputs = x.chunks(chunk * width).zip(dy.chunks(chunk * width)).zip(scales_R.chunks(chunk));
     let outputs = dx.chunks_mut(chunk * width).zip(partial.chunks_exact_mut(width));
