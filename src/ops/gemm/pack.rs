@@ -12,14 +12,38 @@ const LINE: usize = 16;
 /// Rows that are fetched ahead. The memory system follows a row, but cannot know where the next one begins.
 const AHEAD: usize = 16;
 
+/// Asks for the cache line at `from`; nothing needs to be there.
+///
+/// # Safety
+/// SSE.
+#[inline(always)]
+unsafe fn fetch(from: *const f32) {
+    // SAFETY: the caller has the instruction, and it reads nothing.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+}
+
 /// Asks for the cache line some rows below `from`; nothing needs to be there.
 ///
 /// # Safety
 /// SSE.
 #[inline(always)]
 pub unsafe fn fetch_ahead(from: *const f32, row_stride: usize) {
-    // SAFETY: the caller has the instruction, and it reads nothing.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD * row_stride).cast()) }
+    // SAFETY: the caller has the instruction.
+    unsafe { fetch(from.wrapping_add(AHEAD * row_stride)) }
+}
+
+/// Asks for the cache lines of some rows of `width` numbers; nothing needs to be there.
+///
+/// # Safety
+/// SSE.
+#[inline(always)]
+pub unsafe fn fetch_rows(from: *const f32, row_stride: usize, rows: usize, width: usize) {
+    for row in 0..rows {
+        for line in (0..width).step_by(LINE) {
+            // SAFETY: the caller has the instruction.
+            unsafe { fetch(from.wrapping_add(row * row_stride + line)) }
+        }
+    }
 }
 
 /// Copies rows of `cols` words into panels of `W` columns, one after the other; the last one is filled up with zeros.
@@ -38,9 +62,7 @@ pub unsafe fn copy_rows<const W: usize>(from: *const f32, row_stride: usize, to:
             for row in 0..rows {
                 for first in (group..end).step_by(W) {
                     let (from, to) = (from.add(row * row_stride + first), to.add(first * rows + row * W));
-                    for line in (0..W).step_by(LINE) {
-                        fetch_ahead(from.wrapping_add(line), row_stride);
-                    }
+                    fetch_rows(from.wrapping_add(AHEAD * row_stride), row_stride, 1, W);
                     to.copy_from_nonoverlapping(from, W);
                 }
             }
@@ -55,13 +77,21 @@ pub unsafe fn copy_rows<const W: usize>(from: *const f32, row_stride: usize, to:
 }
 
 /// Copies `cols` columns whose `rows` words are neighbours in memory into rows of `padded` words, the last of which are
-/// zero.
+/// zero. With `ahead`, the same rows of as many columns behind them are fetched: they will be wanted next.
 ///
 /// # Safety
 /// AVX2; `from` holds the columns, `stride` apart, and `to`, which does not overlap them, has room for `rows * padded`
 /// words; `padded` is at least `cols`.
 #[inline(always)]
-pub unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, rows: usize, cols: usize, padded: usize) {
+pub unsafe fn transpose(
+    from: *const f32,
+    stride: usize,
+    to: *mut f32,
+    rows: usize,
+    cols: usize,
+    padded: usize,
+    ahead: bool,
+) {
     // SAFETY: eight by eight words are taken while there are so many of both; the rest one by one, below `rows` and,
     // when read, below `cols`.
     unsafe {
@@ -69,6 +99,9 @@ pub unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, rows: usi
         let (whole_rows, whole_cols) = (rows / 8 * 8, cols / 8 * 8);
         for row in (0..whole_rows).step_by(8) {
             for col in (0..whole_cols).step_by(8) {
+                if ahead && row.is_multiple_of(LINE) {
+                    (col..col + 8).for_each(|col| fetch(from.wrapping_add((col + padded) * stride + row)));
+                }
                 transpose_eight(from.add(col * stride + row), stride, to.add(row * padded + col), padded);
             }
         }

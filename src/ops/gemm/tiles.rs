@@ -129,7 +129,7 @@ unsafe fn block<S: Lanes>(problem: &Problem, start: usize, scratch: &mut Scratch
                             S::pack_line(from.add(line * b.col_stride), lines.cast_mut().add(line * words), depth);
                         }
                     }
-                    pack::transpose(lines, stride, to, words, here, width);
+                    pack::transpose(lines, stride, to, words, here, width, S::PER_WORD == 1);
                 }
             }
             for col in (0..count).step_by(width) {
@@ -205,6 +205,7 @@ unsafe fn rows<S: Lanes, const V: usize>(problem: &Problem, left: Left, columns:
                     // Rows of which no word counts read nothing, wherever this points.
                     let words = words.wrapping_add(range.start * left.depth_stride);
                     let to = problem.c.add(row * problem.c_row_stride + columns.first);
+                    fetch_sums::<S>(problem, columns, row, $rows);
                     if left.depth_stride == 1 {
                         tile::<S, $rows, V, true>(problem, Left { words, ..left }, columns, to);
                     } else {
@@ -223,6 +224,20 @@ unsafe fn rows<S: Lanes, const V: usize>(problem: &Problem, left: Left, columns:
             _ => tile!(1),
         }
     }
+}
+
+/// Asks for the numbers that the tile after the next will add to, if it adds: behind the last row, those at the top of the
+/// next panel. Gradients come from main memory, one short piece of a row after the other, which no hardware foresees.
+#[inline(always)]
+unsafe fn fetch_sums<S: Lanes>(problem: &Problem, columns: Columns, row: usize, count: usize) {
+    if !problem.add {
+        return;
+    }
+    let (after, width) = (row + 2 * count, 2 * S::COUNT);
+    let (row, col) = if after < problem.rows { (after, 0) } else { (after - problem.rows, width) };
+    let first = problem.c.wrapping_add(row * problem.c_row_stride + columns.first + col);
+    // SAFETY: the caller has the instructions.
+    unsafe { pack::fetch_rows(first, problem.c_row_stride, count, width) }
 }
 
 /// The words of a block that count for `count` rows of the left operand from `row` on; the others are zeros.
