@@ -15,7 +15,7 @@ llama=${LLAMA:-1}
 workloads=("$@")
 [[ ${#workloads[@]} -gt 0 ]] || workloads=(w1 w2 w3 w4)
 precisions=()
-! grep -qs bf16 /proc/cpuinfo || precisions=(autocast bf16)
+if grep -qs avx512_bf16 /proc/cpuinfo; then precisions=(autocast bf16); fi
 declare -A context=([w1]=32 [w2]=64 [w3]=256 [w4]=256)
 # What of a run with random weights llama.cpp has to be told: its Qwen3 wants a QK-norm, and a vocabulary of byte pairs.
 for_llama=(--set model.qk_norm=true --set tokenizer.kind=bpe --set train.sample_tokens=0 --set train.max_steps=1

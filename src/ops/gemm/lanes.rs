@@ -213,7 +213,7 @@ impl Lanes for Avx512Bf16 {
                     for col in (first..first + width).step_by(16) {
                         let numbers = |row: usize| {
                             let lanes = if row < depth { mask(cols.saturating_sub(col)) } else { 0 };
-                            pack::fetch_ahead(from.wrapping_add(row * row_stride + col), row_stride);
+                            pack::fetch_ahead(from.wrapping_add(row * row_stride + col), row_stride, 16);
                             let row = from.add(row.min(depth - 1) * row_stride + col.min(cols));
                             let rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(lanes, row));
                             _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(rounded))

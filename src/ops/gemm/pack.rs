@@ -12,26 +12,6 @@ const LINE: usize = 16;
 /// Rows that are fetched ahead. The memory system follows a row, but cannot know where the next one begins.
 const AHEAD: usize = 16;
 
-/// Asks for the cache line at `from`; nothing needs to be there.
-///
-/// # Safety
-/// SSE.
-#[inline(always)]
-unsafe fn fetch(from: *const f32) {
-    // SAFETY: the caller has the instruction, and it reads nothing.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
-}
-
-/// Asks for the cache line some rows below `from`; nothing needs to be there.
-///
-/// # Safety
-/// SSE.
-#[inline(always)]
-pub unsafe fn fetch_ahead(from: *const f32, row_stride: usize) {
-    // SAFETY: the caller has the instruction.
-    unsafe { fetch(from.wrapping_add(AHEAD * row_stride)) }
-}
-
 /// Asks for the cache lines of some rows of `width` numbers; nothing needs to be there.
 ///
 /// # Safety
@@ -40,10 +20,20 @@ pub unsafe fn fetch_ahead(from: *const f32, row_stride: usize) {
 pub unsafe fn fetch_rows(from: *const f32, row_stride: usize, rows: usize, width: usize) {
     for row in 0..rows {
         for line in (0..width).step_by(LINE) {
-            // SAFETY: the caller has the instruction.
-            unsafe { fetch(from.wrapping_add(row * row_stride + line)) }
+            // SAFETY: the caller has the instruction, and it reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(row * row_stride + line).cast()) }
         }
     }
+}
+
+/// [`fetch_rows`] for one row, [`AHEAD`] rows below `from`.
+///
+/// # Safety
+/// SSE.
+#[inline(always)]
+pub unsafe fn fetch_ahead(from: *const f32, row_stride: usize, width: usize) {
+    // SAFETY: the caller has the instruction.
+    unsafe { fetch_rows(from.wrapping_add(AHEAD * row_stride), row_stride, 1, width) }
 }
 
 /// Copies rows of `cols` words into panels of `W` columns, one after the other; the last one is filled up with zeros.
@@ -62,7 +52,7 @@ pub unsafe fn copy_rows<const W: usize>(from: *const f32, row_stride: usize, to:
             for row in 0..rows {
                 for first in (group..end).step_by(W) {
                     let (from, to) = (from.add(row * row_stride + first), to.add(first * rows + row * W));
-                    fetch_rows(from.wrapping_add(AHEAD * row_stride), row_stride, 1, W);
+                    fetch_ahead(from, row_stride, W);
                     to.copy_from_nonoverlapping(from, W);
                 }
             }
@@ -100,7 +90,7 @@ pub unsafe fn transpose(
         for row in (0..whole_rows).step_by(8) {
             for col in (0..whole_cols).step_by(8) {
                 if ahead && row.is_multiple_of(LINE) {
-                    (col..col + 8).for_each(|col| fetch(from.wrapping_add((col + padded) * stride + row)));
+                    fetch_rows(from.wrapping_add((col + padded) * stride + row), stride, 8, 1);
                 }
                 transpose_eight(from.add(col * stride + row), stride, to.add(row * padded + col), padded);
             }
