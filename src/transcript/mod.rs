@@ -4,11 +4,17 @@
 //! `sources` finds the files, one module per format reads them, `turns` holds what the formats with speakers and
 //! times share.
 
+mod cues;
 mod json;
+mod label;
 mod markdown;
+mod markup;
 mod plain;
+mod rolling;
 mod sources;
+mod speakers;
 mod subtitles;
+mod times;
 mod turns;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -141,8 +147,8 @@ pub fn parse(name: &str, domain: &str, bytes: Vec<u8>, options: ReadOptions) -> 
             return Ok(documents);
         }
         "json" => json::read(name, &contents, options)?,
-        "srt" => subtitles::read(name, &contents, subtitles::Format::Srt, options)?,
-        "vtt" => subtitles::read(name, &contents, subtitles::Format::WebVtt, options)?,
+        "srt" => subtitles::read(name, &contents, cues::Syntax::Srt, options)?,
+        "vtt" => subtitles::read(name, &contents, cues::Syntax::WebVtt, options)?,
         "md" => markdown::read(&contents, options),
         _ => plain::read(&contents, options),
     };
@@ -171,7 +177,8 @@ fn decode(bytes: Vec<u8>, name: &str, first_line: usize) -> Result<String> {
 }
 
 fn with_unix_newlines(text: &str) -> String {
-    text.replace("\r\n", "\n").replace('\r', "\n")
+    // Two programs that each added a CR leave CRCRLF.
+    text.replace("\r\r\n", "\n").replace("\r\n", "\n").replace('\r', "\n")
 }
 
 fn at_line(name: &str, line: usize, message: impl std::fmt::Display) -> anyhow::Error {
@@ -346,9 +353,9 @@ mod tests {
             let texts = [
                 Ok(plain::read(&contents, options)),
                 Ok(markdown::read(&contents, options)),
-                subtitles::read("a", &contents, subtitles::Format::Srt, options),
-                subtitles::read("a", &contents, subtitles::Format::WebVtt, options),
-                subtitles::read("a", &format!("WEBVTT\n\n{contents}"), subtitles::Format::WebVtt, options),
+                subtitles::read("a", &contents, cues::Syntax::Srt, options),
+                subtitles::read("a", &contents, cues::Syntax::WebVtt, options),
+                subtitles::read("a", &format!("WEBVTT\n\n{contents}"), cues::Syntax::WebVtt, options),
                 json::read("a", &contents, options),
             ];
             for text in texts.into_iter().flatten() {

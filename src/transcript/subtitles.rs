@@ -1,240 +1,34 @@
-//! SRT and WebVTT subtitles: cues of text with a start and an end.
-//!
-//! WebVTT: <https://www.w3.org/TR/webvtt1/>. SRT has no specification; what players accept is accepted here: missing
-//! cue numbers, blank lines inside a cue, none between cues, a dot for the comma.
+//! Subtitles: SRT, WebVTT and SBV become turns.
 
-use super::turns::{Turn, join, parse_clock};
+use super::cues::{Cue, Syntax, cues};
+use super::rolling::unroll;
+use super::speakers::{Piece, Place, turns};
 use super::{ReadOptions, at_line};
 use anyhow::Result;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
-    Srt,
-    WebVtt,
-}
-
-/// The names of tags, which are removed. Other text in angle brackets, such as `Vec<u8>`, is not a tag.
-const TAGS: [&str; 10] = ["b", "c", "font", "i", "lang", "rt", "ruby", "s", "u", "v"];
-
-const ENTITIES: [(&str, &str); 9] = [
-    ("&amp;", "&"),
-    ("&lt;", "<"),
-    ("&gt;", ">"),
-    ("&quot;", "\""),
-    ("&#39;", "'"),
-    ("&apos;", "'"),
-    ("&nbsp;", " "),
-    ("&lrm;", "\u{200e}"),
-    ("&rlm;", "\u{200f}"),
-];
-
-struct Cue<'a> {
-    start_ms: u64,
-    lines: Vec<&'a str>,
-}
-
-/// The turns of a subtitle file, one per line. Errors name file and line of a malformed cue.
-pub(super) fn read(name: &str, contents: &str, format: Format, options: ReadOptions) -> Result<String> {
-    let mut cues = cues(name, contents, format)?;
-    if contents.contains("><c>") {
-        drop_rolled_lines(&mut cues);
-    }
+/// The turns of a subtitle file, one per line. An error tells that there is no cue in it.
+pub(super) fn read(name: &str, contents: &str, syntax: Syntax, options: ReadOptions) -> Result<String> {
+    let found = cues(contents, syntax);
+    let mut cues = found.cues;
+    unroll(&mut cues);
     let mut text = String::with_capacity(contents.len());
-    for turn in join(cues.iter().flat_map(pieces).collect()) {
+    for turn in turns(cues.into_iter().flat_map(pieces).collect()) {
         turn.render(options, &mut text);
     }
     Ok(text)
 }
 
-fn cues<'a>(name: &str, contents: &'a str, format: Format) -> Result<Vec<Cue<'a>>> {
-    let lines: Vec<&str> = contents.lines().collect();
-    let mut cues: Vec<Cue> = Vec::new();
-    let mut index = if format == Format::WebVtt { after_header(name, &lines)? } else { 0 };
-    while let Some(&line) = lines.get(index) {
-        let starts_block = index == 0 || lines[index - 1].trim().is_empty();
-        if is_time_line(line) {
-            cues.push(Cue { start_ms: start_of_cue(name, index + 1, line)?, lines: Vec::new() });
-        } else if format == Format::WebVtt && starts_block && is_comment(line) {
-            index += lines[index..].iter().take_while(|line| !line.is_empty()).count();
-        } else if is_cue_name(line, starts_block, format) && lines.get(index + 1).is_some_and(|next| is_time_line(next))
-        {
-            // The times that follow make the cue.
-        } else if let Some(cue) = cues.last_mut() {
-            cue.lines.push(line);
-        } else if !line.trim().is_empty() {
-            let message =
-                format!("expected the times of a cue (00:00:01.000 --> 00:00:02.000), found \"{}\"", shortened(line));
-            return Err(at_line(name, index + 1, message));
-        }
-        index += 1;
-    }
-    Ok(cues)
-}
-
-/// Index of the line after the WebVTT header: its first line, and metadata up to a blank line or the first cue.
-fn after_header(name: &str, lines: &[&str]) -> Result<usize> {
-    let first = lines.first().copied().unwrap_or_default();
-    if first.split([' ', '\t']).next() != Some("WEBVTT") {
-        return Err(at_line(name, 1, "a WebVTT file begins with the line WEBVTT, this one does not"));
-    }
-    Ok(1 + lines[1..].iter().take_while(|line| !line.trim().is_empty() && !is_time_line(line)).count())
-}
-
-/// Also two times with a broken arrow or none: better an error there than times in the text.
-fn is_time_line(line: &str) -> bool {
-    let is_time = |word: &str| word.contains(['.', ',']) && parse_clock(word).is_some();
-    let mut words = line.split_whitespace();
-    line.contains("-->") || (words.next().is_some_and(is_time) && words.next_back().is_some_and(is_time))
-}
-
-/// `NOTE`, `STYLE` and `REGION` blocks last until a blank line.
-fn is_comment(line: &str) -> bool {
-    ["NOTE", "STYLE", "REGION"].contains(&line.split([' ', '\t']).next().unwrap_or_default())
-}
-
-/// SRT numbers its cues. WebVTT may name them anything, but only after a blank line is that not text.
-fn is_cue_name(line: &str, starts_block: bool, format: Format) -> bool {
-    let line = line.trim();
-    let is_number = !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_digit());
-    is_number || (format == Format::WebVtt && starts_block)
-}
-
-/// Checks `start --> end settings` and returns the start in milliseconds.
-fn start_of_cue(name: &str, number: usize, line: &str) -> Result<u64> {
-    let malformed = || {
-        at_line(
-            name,
-            number,
-            format!("malformed times \"{}\"; expected 00:00:01.000 --> 00:00:02.000", shortened(line)),
-        )
-    };
-    let (start, end_and_settings) = line.split_once("-->").ok_or_else(malformed)?;
-    let end = end_and_settings.split_whitespace().next().unwrap_or_default();
-    let start_ms = parse_clock(start.trim()).ok_or_else(malformed)?;
-    let end_ms = parse_clock(end).ok_or_else(malformed)?;
-    if end_ms < start_ms {
-        return Err(at_line(name, number, format!("this cue ends ({end}) before it starts ({})", start.trim())));
-    }
-    Ok(start_ms)
-}
-
-fn shortened(line: &str) -> String {
-    line.trim().chars().take(60).collect()
-}
-
-/// Captions that grow word by word (YouTube's automatic ones: `word<00:00:01.000><c> word</c>`) begin each cue with
-/// the line that the cue before it ended with.
-fn drop_rolled_lines(cues: &mut [Cue]) {
-    let mut shown = String::new();
-    for cue in cues {
-        cue.lines.retain(|line| {
-            let words: String = voices(line).into_iter().map(|(_, words)| words).collect();
-            let words = words.trim();
-            let is_new = words != shown;
-            if is_new && !words.is_empty() {
-                shown = words.to_string();
-            }
-            is_new
-        });
-    }
-}
-
-/// What is said in a cue, cut where a `<v Name>` tag or a `Name: ` at the start of a line begins another voice.
-fn pieces(cue: &Cue) -> Vec<Turn> {
-    let mut pieces = Vec::new();
-    let mut push = |speaker: Option<&str>, words: &str| {
-        pieces.push(Turn {
-            start_ms: Some(cue.start_ms),
-            speaker: speaker.map(decode_entities),
-            text: decode_entities(words),
-        });
-    };
-    for (voice, words) in voices(&cue.lines.join("\n")) {
-        if voice.is_some() {
-            push(voice, &words);
-            continue;
-        }
-        for line in words.lines() {
-            match split_name(line) {
-                Some((name, words)) => push(Some(name), words),
-                None => push(None, line),
-            }
-        }
-    }
-    pieces
-}
-
-/// The text without tags, cut at each `<v Name>`. Also without the `{\an8}` that some SRT files use for positions.
-fn voices(text: &str) -> Vec<(Option<&str>, String)> {
-    let mut voices = Vec::new();
-    let (mut voice, mut words) = (None, String::new());
-    let mut rest = text;
-    while let Some(open) = rest.find(['<', '{']) {
-        words.push_str(&rest[..open]);
-        rest = &rest[open..];
-        match leading_tag(rest) {
-            Some((tag, after)) => {
-                if let Some(name) = voice_name(tag) {
-                    voices.push((voice, std::mem::take(&mut words)));
-                    voice = Some(name);
-                }
-                rest = after;
-            }
-            None => {
-                words.push_str(&rest[..1]);
-                rest = &rest[1..];
-            }
-        }
-    }
-    words.push_str(rest);
-    voices.push((voice, words));
-    voices
-}
-
-/// The inside of the tag that `text` starts with, and what follows the tag.
-fn leading_tag(text: &str) -> Option<(&str, &str)> {
-    if let Some(style) = text.strip_prefix("{\\") {
-        return style.split_once('}');
-    }
-    let inside = text.strip_prefix('<')?;
-    let end = inside.find(['<', '>'])?;
-    let (tag, after) = (&inside[..end], inside[end..].strip_prefix('>')?);
-    let name = tag.trim_start_matches('/').split(|c: char| !c.is_ascii_alphanumeric()).next()?;
-    (TAGS.contains(&name.to_lowercase().as_str()) || parse_clock(tag).is_some()).then_some((tag, after))
-}
-
-/// The name in `v Name` or `v.loud Name`.
-fn voice_name(tag: &str) -> Option<&str> {
-    let (element, name) = tag.split_once(char::is_whitespace)?;
-    let is_voice = element == "v" || element.starts_with("v.");
-    (is_voice && !name.trim().is_empty()).then_some(name.trim())
-}
-
-/// `Name: text`, where the name is one to four capitalised words, as in `Dr. Mary-Ann O'Neil` or `SPEAKER 2`.
-fn split_name(line: &str) -> Option<(&str, &str)> {
-    let (name, words) = line.trim().split_once(':')?;
-    let is_name_word = |(position, word): (usize, &str)| {
-        word.starts_with(|c: char| c.is_uppercase() || (position > 0 && c.is_numeric()))
-            && word.chars().all(|c| c.is_alphanumeric() || "._-'’".contains(c))
-    };
-    let is_name = name.split(' ').count() <= 4 && name.split(' ').enumerate().all(is_name_word);
-    let ends_here = words.is_empty() || words.starts_with(char::is_whitespace);
-    (is_name && ends_here).then_some((name, words))
-}
-
-fn decode_entities(text: &str) -> String {
-    let mut decoded = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(position) = rest.find('&') {
-        decoded.push_str(&rest[..position]);
-        rest = &rest[position..];
-        let (entity, character) =
-            ENTITIES.into_iter().find(|(entity, _)| rest.starts_with(entity)).unwrap_or(("&", "&"));
-        decoded.push_str(character);
-        rest = &rest[entity.len()..];
-    }
-    decoded.push_str(rest);
-    decoded
+fn pieces(cue: Cue) -> Vec<Piece> {
+    let place = |index| if index == 0 { Place::StartsCue } else { Place::InCue };
+    let lines = cue.lines.into_iter().enumerate();
+    lines
+        .map(|(index, line)| Piece {
+            start_ms: cue.start_ms,
+            speaker: line.speaker,
+            text: line.text,
+            place: if line.continues { Place::InLine } else { place(index) },
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -246,11 +40,11 @@ mod tests {
     const ALL: ReadOptions = ReadOptions { keep_timestamps: true, keep_speakers: true };
 
     fn srt(contents: &str) -> String {
-        read("a.srt", contents, Format::Srt, DEFAULT).unwrap()
+        read("a.srt", contents, Syntax::Srt, DEFAULT).unwrap()
     }
 
     fn vtt(contents: &str) -> String {
-        read("a.vtt", &format!("WEBVTT\n\n{contents}"), Format::WebVtt, DEFAULT).unwrap()
+        read("a.vtt", &format!("WEBVTT\n\n{contents}"), Syntax::WebVtt, DEFAULT).unwrap()
     }
 
     const TALK: &str = "1\n00:00:01,000 --> 00:00:04,000\nAna: Hello <i>there</i>,\nI said.\n\n2\n\
@@ -259,13 +53,13 @@ mod tests {
     #[test]
     fn srt_cues_of_one_speaker_join_into_one_line() {
         assert_eq!(srt(TALK), "Ana: Hello there, I said. It is 10:30.\nDr. Bo O'Neil: Tom & Jerry?\n");
-        let words = read("a.srt", TALK, Format::Srt, WORDS_ONLY).unwrap();
+        let words = read("a.srt", TALK, Syntax::Srt, WORDS_ONLY).unwrap();
         assert_eq!(words, "Hello there, I said. It is 10:30.\nTom & Jerry?\n");
     }
 
     #[test]
     fn a_kept_timestamp_is_the_start_of_the_first_cue_of_the_turn() {
-        let kept = read("a.srt", TALK, Format::Srt, ALL).unwrap();
+        let kept = read("a.srt", TALK, Syntax::Srt, ALL).unwrap();
         assert_eq!(kept, "[00:00:01] Ana: Hello there, I said. It is 10:30.\n[01:00:00] Dr. Bo O'Neil: Tom & Jerry?\n");
     }
 
@@ -294,7 +88,7 @@ mod tests {
     #[test]
     fn webvtt_header_metadata_is_skipped() {
         let contents = "WEBVTT - A title\nKind: captions\n00:01.000 --> 00:02.000\nHi.\n";
-        assert_eq!(read("a.vtt", contents, Format::WebVtt, DEFAULT).unwrap(), "Hi.\n");
+        assert_eq!(read("a.vtt", contents, Syntax::WebVtt, DEFAULT).unwrap(), "Hi.\n");
     }
 
     #[test]
@@ -318,12 +112,12 @@ mod tests {
             ),
             ("\nHi.\n", "a.srt:2: expected the times of a cue (00:00:01.000 --> 00:00:02.000), found \"Hi.\""),
         ] {
-            let error = read("a.srt", contents, Format::Srt, DEFAULT).unwrap_err().to_string();
+            let error = read("a.srt", contents, Syntax::Srt, DEFAULT).unwrap_err().to_string();
             assert!(error.starts_with(message), "{error}");
         }
-        let error = read("a.vtt", "1\n00:01.000 --> 00:02.000\n", Format::WebVtt, DEFAULT).unwrap_err().to_string();
+        let error = read("a.vtt", "1\n00:01.000 --> 00:02.000\n", Syntax::WebVtt, DEFAULT).unwrap_err().to_string();
         assert_eq!(error, "a.vtt:1: a WebVTT file begins with the line WEBVTT, this one does not");
-        let error = read("a.vtt", "WEBVTT\n\n00:01.000 --> 61:02.000\n", Format::WebVtt, DEFAULT).unwrap_err();
+        let error = read("a.vtt", "WEBVTT\n\n00:01.000 --> 61:02.000\n", Syntax::WebVtt, DEFAULT).unwrap_err();
         assert!(error.to_string().starts_with("a.vtt:3: malformed times"), "{error}");
     }
 }
