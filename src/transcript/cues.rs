@@ -4,13 +4,19 @@
 //! missing and doubled cue numbers, blank lines anywhere, none between cues. Only the lines of times matter: what
 //! follows one, up to the next, is its cue.
 
+use super::Format;
 use super::markup::{References, SpokenLine, spoken_lines};
 use super::times::{CueTimes, cue_times, sbv_times};
 use std::borrow::Cow;
 
+/// Stands where bytes are that are not UTF-8; a character that no text has (Unicode 23.7, noncharacters).
+pub(super) const UNDECODABLE: char = '\u{fdd0}';
+
 /// Text that is shown from a start to an end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cue<'a> {
+    /// Of its times, from 1.
+    pub line: usize,
     pub start_ms: Option<u64>,
     pub end_ms: Option<u64>,
     /// Number of the part of a joined stream.
@@ -37,20 +43,12 @@ pub(super) struct Cues<'a> {
     pub stray: Vec<usize>,
 }
 
-/// Where a line of times is looked for, and what else stands between the cues.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Syntax {
-    Srt,
-    WebVtt,
-    Sbv,
-}
-
 /// The cues of `contents` in the order of the file.
-pub(super) fn cues(contents: &str, syntax: Syntax) -> Cues<'_> {
+pub(super) fn cues(contents: &str, format: Format) -> Cues<'_> {
     let lines: Vec<&str> = contents.lines().map(|line| line.trim_start_matches('\u{feff}')).collect();
-    let mut file = Lines { syntax, is_numbered: false, lines };
+    let mut file = Lines { format, is_numbered: false, lines };
     file.is_numbered = file.most_cues_are_numbered();
-    let references = if syntax == Syntax::WebVtt { References::Html } else { References::Strict };
+    let references = if format == Format::WebVtt { References::Html } else { References::Strict };
     let mut found = file.collect();
     for cue in &mut found.cues {
         cue.lines = spoken_lines(&cue.raw, references);
@@ -59,7 +57,7 @@ pub(super) fn cues(contents: &str, syntax: Syntax) -> Cues<'_> {
 }
 
 struct Lines<'a> {
-    syntax: Syntax,
+    format: Format,
     /// Whether a number before the times is the cue's, and not the last word of the cue before.
     is_numbered: bool,
     lines: Vec<&'a str>,
@@ -73,7 +71,7 @@ impl<'a> Lines<'a> {
             if let Some(times) = self.times(index) {
                 let raw = Some(times.words).filter(|words| !words.is_empty()).map(Cow::Borrowed).into_iter().collect();
                 let CueTimes { start_ms, end_ms, .. } = times;
-                found.cues.push(Cue { start_ms, end_ms, part, raw, lines: Vec::new() });
+                found.cues.push(Cue { line: index + 1, start_ms, end_ms, part, raw, lines: Vec::new() });
             } else if self.is_header(index) {
                 part += 1;
                 index = self.end_of_block(index);
@@ -95,7 +93,7 @@ impl<'a> Lines<'a> {
 
     fn times(&self, index: usize) -> Option<CueTimes<'a>> {
         let line = self.lines.get(index)?;
-        if self.syntax == Syntax::Sbv { sbv_times(line) } else { cue_times(line) }
+        if self.format == Format::Sbv { sbv_times(line) } else { cue_times(line) }
     }
 
     fn starts_block(&self, index: usize) -> bool {
@@ -125,21 +123,21 @@ impl<'a> Lines<'a> {
         let line = self.lines[index];
         let is_note = line == "NOTE" || line.starts_with("NOTE ") || line.starts_with("NOTE\t");
         let is_comment = is_note || ["STYLE", "REGION"].contains(&line.trim_end());
-        self.syntax == Syntax::WebVtt && is_comment && self.starts_block(index)
+        self.format == Format::WebVtt && is_comment && self.starts_block(index)
     }
 
     /// The number of an SRT cue, also twice or with blank lines after it; in WebVTT, any line between a blank one and
     /// the times.
     fn is_cue_name(&self, index: usize) -> bool {
-        match self.syntax {
-            Syntax::Sbv => false,
-            Syntax::WebVtt => self.times(index + 1).is_some() && (self.starts_block(index) || self.is_number(index)),
-            Syntax::Srt => {
+        match self.format {
+            Format::WebVtt => self.times(index + 1).is_some() && (self.starts_block(index) || self.is_number(index)),
+            Format::Srt => {
                 let is_doubled = || self.lines.get(index + 1) == Some(&self.lines[index]) && self.starts_block(index);
                 let last = if self.is_number(index) && is_doubled() { index + 1 } else { index };
                 let is_before_times = self.times(last + 1).is_some() || (self.is_numbered && self.times_follow(last));
                 self.is_number(index) && is_before_times
             }
+            _ => false,
         }
     }
 

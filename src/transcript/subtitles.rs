@@ -1,21 +1,44 @@
-//! Subtitles: SRT, WebVTT and SBV become turns.
+//! Subtitles become turns: their cues are found, rolling captions unrolled, speakers told from other labels.
 
-use super::cues::{Cue, Syntax, cues};
+use super::cues::{Cue, Cues, UNDECODABLE, cues};
 use super::rolling::unroll;
 use super::speakers::{Piece, Place, turns};
-use super::{ReadOptions, at_line};
+use super::styled;
+use super::turns::Speech;
+use super::{Format, ReadOptions, at_line};
 use anyhow::Result;
 
-/// The turns of a subtitle file, one per line. An error tells that there is no cue in it.
-pub(super) fn read(name: &str, contents: &str, syntax: Syntax, options: ReadOptions) -> Result<String> {
-    let found = cues(contents, syntax);
-    let mut cues = found.cues;
-    unroll(&mut cues);
-    let mut text = String::with_capacity(contents.len());
-    for turn in turns(cues.into_iter().flat_map(pieces).collect()) {
-        turn.render(options, &mut text);
+/// The turns of a subtitle file, one per line. Cues that cannot be read are skipped and listed.
+///
+/// # Errors
+/// Where there is no cue in the file, or the XML of a TTML file is broken.
+pub(super) fn read(name: &str, contents: &str, format: Format, options: &ReadOptions) -> Result<Speech> {
+    let Cues { mut cues, stray } = match format {
+        Format::SubStation => styled::substation(contents),
+        Format::Ttml => styled::ttml(name, contents)?,
+        _ => cues(contents, format),
+    };
+    if let Some(&line) = stray.first().filter(|_| cues.is_empty()) {
+        let found = contents.lines().nth(line - 1).unwrap_or_default();
+        let message = "expected the times of a cue (00:00:01.000 --> 00:00:02.000), found";
+        return Err(at_line(name, line, format!("{message} \"{}\"", shortened(found))));
     }
-    Ok(text)
+    let mut skipped: Vec<(usize, String)> =
+        stray.into_iter().map(|line| (line, "text before the first cue".to_string())).collect();
+    cues.retain(|cue| {
+        let is_damaged = cue.lines.iter().any(|line| line.text.contains(UNDECODABLE));
+        if is_damaged {
+            skipped.push((cue.line, "a cue that is not valid UTF-8".to_string()));
+        }
+        !is_damaged
+    });
+    unroll(&mut cues);
+    let speech = Speech::of(&turns(cues.into_iter().flat_map(pieces).collect()), options);
+    Ok(Speech { skipped, ..speech })
+}
+
+fn shortened(line: &str) -> String {
+    line.trim().chars().take(60).collect()
 }
 
 fn pieces(cue: Cue) -> Vec<Piece> {
@@ -35,16 +58,20 @@ fn pieces(cue: Cue) -> Vec<Piece> {
 mod tests {
     use super::*;
 
-    const WORDS_ONLY: ReadOptions = ReadOptions { keep_timestamps: false, keep_speakers: false };
-    const DEFAULT: ReadOptions = ReadOptions { keep_timestamps: false, keep_speakers: true };
-    const ALL: ReadOptions = ReadOptions { keep_timestamps: true, keep_speakers: true };
+    fn read(name: &str, contents: &str, format: Format, options: ReadOptions) -> Result<String> {
+        super::read(name, contents, format, &options).map(|speech| speech.text)
+    }
+
+    const WORDS_ONLY: ReadOptions = ReadOptions { keep_speakers: false, ..ReadOptions::DEFAULT };
+    const DEFAULT: ReadOptions = ReadOptions::DEFAULT;
+    const ALL: ReadOptions = ReadOptions { keep_timestamps: true, ..ReadOptions::DEFAULT };
 
     fn srt(contents: &str) -> String {
-        read("a.srt", contents, Syntax::Srt, DEFAULT).unwrap()
+        read("a.srt", contents, Format::Srt, DEFAULT).unwrap()
     }
 
     fn vtt(contents: &str) -> String {
-        read("a.vtt", &format!("WEBVTT\n\n{contents}"), Syntax::WebVtt, DEFAULT).unwrap()
+        read("a.vtt", &format!("WEBVTT\n\n{contents}"), Format::WebVtt, DEFAULT).unwrap()
     }
 
     const TALK: &str = "1\n00:00:01,000 --> 00:00:04,000\nAna: Hello <i>there</i>,\nI said.\n\n2\n\
@@ -53,13 +80,13 @@ mod tests {
     #[test]
     fn srt_cues_of_one_speaker_join_into_one_line() {
         assert_eq!(srt(TALK), "Ana: Hello there, I said. It is 10:30.\nDr. Bo O'Neil: Tom & Jerry?\n");
-        let words = read("a.srt", TALK, Syntax::Srt, WORDS_ONLY).unwrap();
+        let words = read("a.srt", TALK, Format::Srt, WORDS_ONLY).unwrap();
         assert_eq!(words, "Hello there, I said. It is 10:30.\nTom & Jerry?\n");
     }
 
     #[test]
     fn a_kept_timestamp_is_the_start_of_the_first_cue_of_the_turn() {
-        let kept = read("a.srt", TALK, Syntax::Srt, ALL).unwrap();
+        let kept = read("a.srt", TALK, Format::Srt, ALL).unwrap();
         assert_eq!(kept, "[00:00:01] Ana: Hello there, I said. It is 10:30.\n[01:00:00] Dr. Bo O'Neil: Tom & Jerry?\n");
     }
 
@@ -73,7 +100,7 @@ mod tests {
     fn only_capitalised_words_before_a_colon_are_a_speaker() {
         assert_eq!(
             srt("1\n00:00:01,0 --> 00:00:02,0\nSPEAKER 2: a\nHere is one: b\nhttps://x.org\nA B C D E: f\n"),
-            "SPEAKER 2: a Here is one: b https://x.org A B C D E: f\n"
+            "SPEAKER 2: a Here is one: b https://x.org\nA B C D E: f\n"
         );
     }
 
@@ -88,7 +115,7 @@ mod tests {
     #[test]
     fn webvtt_header_metadata_is_skipped() {
         let contents = "WEBVTT - A title\nKind: captions\n00:01.000 --> 00:02.000\nHi.\n";
-        assert_eq!(read("a.vtt", contents, Syntax::WebVtt, DEFAULT).unwrap(), "Hi.\n");
+        assert_eq!(read("a.vtt", contents, Format::WebVtt, DEFAULT).unwrap(), "Hi.\n");
     }
 
     #[test]
@@ -100,24 +127,18 @@ mod tests {
     }
 
     #[test]
-    fn malformed_cues_are_named_with_file_and_line() {
-        for (contents, message) in [
-            ("1\n00:00:01,000 --> 00:00:0x,000\nHi.\n", "a.srt:2: malformed times \"00:00:01,000 --> 00:00:0x,000\""),
-            ("1\n00:00:01,000 -> 00:00:02,000\nHi.\n", "a.srt:2: malformed times"),
-            ("1\n00:00:01,000 00:00:02,000\nHi.\n", "a.srt:2: malformed times"),
-            ("1\n00:00:01,000 --> \nHi.\n", "a.srt:2: malformed times"),
-            (
-                "1\n00:00:03,000 --> 00:00:02,000\nHi.\n",
-                "a.srt:2: this cue ends (00:00:02,000) before it starts (00:00:03,000)",
-            ),
-            ("\nHi.\n", "a.srt:2: expected the times of a cue (00:00:01.000 --> 00:00:02.000), found \"Hi.\""),
-        ] {
-            let error = read("a.srt", contents, Syntax::Srt, DEFAULT).unwrap_err().to_string();
-            assert!(error.starts_with(message), "{error}");
-        }
-        let error = read("a.vtt", "1\n00:01.000 --> 00:02.000\n", Syntax::WebVtt, DEFAULT).unwrap_err().to_string();
-        assert_eq!(error, "a.vtt:1: a WebVTT file begins with the line WEBVTT, this one does not");
-        let error = read("a.vtt", "WEBVTT\n\n00:01.000 --> 61:02.000\n", Syntax::WebVtt, DEFAULT).unwrap_err();
-        assert!(error.to_string().starts_with("a.vtt:3: malformed times"), "{error}");
+    fn a_file_without_cues_is_refused_with_the_line_that_is_none() {
+        let error = read("a.srt", "\nHi.\n", Format::Srt, DEFAULT).unwrap_err().to_string();
+        assert_eq!(error, "a.srt:2: expected the times of a cue (00:00:01.000 --> 00:00:02.000), found \"Hi.\"");
+    }
+
+    #[test]
+    fn what_is_no_cue_is_skipped_and_named() {
+        let contents = format!("Downloaded\n1\n00:00:01,000 --> 00:00:02,000\nOne.\n\n2\n00:00:02,000 --> x\n{UNDECODABLE}\n\n\
+            3\n00:00:0x,000 --> 00:00:04,000\nThree.\n");
+        let speech = super::read("a.srt", &contents, Format::Srt, &DEFAULT).unwrap();
+        assert_eq!(speech.text, "One.\nThree.\n");
+        let expected = [(1, "text before the first cue".to_string()), (7, "a cue that is not valid UTF-8".to_string())];
+        assert_eq!(speech.skipped, expected);
     }
 }

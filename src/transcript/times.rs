@@ -26,17 +26,17 @@ pub(super) fn cue_times(line: &str) -> Option<CueTimes<'_>> {
     if !starts_like_a_time {
         return None;
     }
-    match leading_time(line) {
-        Some((start, after)) => match leading_arrow(after) {
-            Some(after) => after_arrow(start, after),
-            // Without an arrow, only two times and nothing else.
-            None => match leading_time(after)? {
-                (end, "") if start.is_precise && end.is_precise => Some(CueTimes::of(Some(start), Some(end), "")),
-                _ => None,
-            },
-        },
-        None => unreadable_start(line),
+    readable_start(line).or_else(|| unreadable_start(line))
+}
+
+fn readable_start(line: &str) -> Option<CueTimes<'_>> {
+    let (start, after) = leading_time(line)?;
+    if let Some(after) = leading_arrow(after) {
+        return after_arrow(start, after);
     }
+    // Without an arrow, only two times and nothing else.
+    let (end, rest) = leading_time(after)?;
+    (rest.is_empty() && start.is_precise && end.is_precise).then(|| CueTimes::of(Some(start), Some(end), ""))
 }
 
 fn after_arrow(start: Time, after: &str) -> Option<CueTimes<'_>> {
