@@ -39,6 +39,9 @@ const FEW_LABELS: usize = 5;
 /// A single name that recurs among unnamed turns has at least one in so many of them.
 const LONE_NAME_TURNS: usize = 20;
 
+/// An unknown label of more words than this, not all of them capitalised, is no name.
+const MAX_UNKNOWN_WORDS: usize = 3;
+
 /// Joins the pieces into whole turns: a piece of the same speaker continues the turn. One of nobody does so too where
 /// most cues are named, else until a sentence ends, because a whole file in one line could not be split into training
 /// and validation text.
@@ -207,6 +210,8 @@ fn begins_unnamed_turn(label: &Label, place: Place, before: Option<&Turn>) -> bo
     let after_sentence = before.is_none_or(|turn| ends_sentence(&turn.text));
     match label.kind {
         Kind::Bracketed => false,
+        // `So tune to four:` is a sentence.
+        Kind::Loose if label.name.split_whitespace().count() > MAX_UNKNOWN_WORDS => false,
         Kind::Loose if place != Place::StartsCue => after_sentence,
         _ => true,
     }
