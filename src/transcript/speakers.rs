@@ -273,14 +273,16 @@ impl Evidence {
         count_as_words(&mut uses, pieces);
         let cues = pieces.iter().filter(|marked| marked.piece.place == Place::StartsCue).count();
         let can_be_name = |label: &Label| !matches!(label.kind, Kind::Heading | Kind::Bracketed);
-        let is_labelled = |piece: &Piece| piece.speaker.is_some() || label_of(piece).is_some_and(|label| can_be_name(&label));
-        let starts = |test: fn(char) -> bool| {
-            pieces.iter().filter(|marked| marked.piece.text.starts_with(test)).count()
-        };
+        let is_labelled =
+            |piece: &Piece| piece.speaker.is_some() || label_of(piece).is_some_and(|label| can_be_name(&label));
+        let starts =
+            |test: fn(char) -> bool| pieces.iter().filter(|marked| marked.piece.text.starts_with(test)).count();
         Self {
             cues,
             labelled_cues: count_cues(pieces, is_labelled),
-            bracketed_cues: count_cues(pieces, |piece| label_of(piece).is_some_and(|label| label.kind == Kind::Bracketed)),
+            bracketed_cues: count_cues(pieces, |piece| {
+                label_of(piece).is_some_and(|label| label.kind == Kind::Bracketed)
+            }),
             is_cased: starts(char::is_uppercase) > starts(char::is_lowercase),
             has_speakers: pieces.iter().any(|marked| marked.piece.speaker.is_some()),
             uses,
