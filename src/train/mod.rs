@@ -22,6 +22,7 @@ use crate::model::router::Routing;
 use crate::optim::Optimizer;
 use crate::sample::SamplingOptions;
 use crate::sample::generate::{Prompt, generate_text};
+use crate::terminal::{Phase, command, operand};
 use anyhow::{Context, Result};
 use evaluate::{Evaluation, evaluate};
 use metrics::{Record, RoutingAverages};
@@ -52,6 +53,8 @@ pub enum Ending {
     Finished,
     /// The step that was asked for is reached.
     Paused,
+    /// A signal asked for the end; the state is saved.
+    Interrupted,
     /// No better validation loss for as many evaluations as the configuration allows.
     StoppedEarly,
 }
@@ -105,8 +108,9 @@ impl Trainer {
 
     /// The command that goes on with this run.
     pub fn resume_command(&self) -> String {
-        let run = self.directory.path().display();
-        format!("tinymoe train {run}/config.toml --run {run} --resume")
+        let run = self.directory.path();
+        let config = operand(&run.join("config.toml"));
+        command(&["tinymoe".into(), "train".into(), config, "--run".into(), operand(run), "--resume".into()])
     }
 
     /// Sizes of model and data in a line or two.
@@ -161,13 +165,8 @@ impl Trainer {
             if save || stop || interrupt || step == pause_at {
                 self.save()?;
             }
-            if interrupt {
-                let message =
-                    format!("interrupted after step {step}, which is saved; continue with `{}`", self.resume_command());
-                return Err(Failure::Interrupted(message).into());
-            }
-            if stop {
-                ending = Ending::StoppedEarly;
+            if interrupt || stop {
+                ending = if interrupt { Ending::Interrupted } else { Ending::StoppedEarly };
                 break;
             }
             if step == last {
@@ -229,7 +228,8 @@ impl Trainer {
         finite
     }
 
-    fn elapsed_s(&self) -> f64 {
+    /// Seconds that the run took so far, earlier sessions included.
+    pub fn seconds(&self) -> f64 {
         self.earlier_s + self.started.elapsed().as_secs_f64()
     }
 
@@ -250,7 +250,7 @@ impl Trainer {
         Record {
             step: self.state.step,
             tokens: self.state.tokens,
-            elapsed_s: self.elapsed_s(),
+            elapsed_s: self.seconds(),
             split,
             lr,
             balance_loss: routed.balance_loss,
@@ -271,9 +271,12 @@ impl Trainer {
     fn evaluate(&mut self, lr: f64, progress: &mut Progress) -> Result<Evaluation> {
         let mut routed = RoutingAverages::default();
         let prepared = &mut self.prepared;
+        let phase = Phase::new("measuring the validation loss");
         let evaluation = evaluate(&prepared.model, &prepared.validation, |window| {
+            phase.at(window.positions.end, prepared.validation.ids.len());
             routed.add_weighted(window.routing, window.share);
         })?;
+        drop(phase);
         if !evaluation.loss.is_finite() {
             return Ok(evaluation);
         }
