@@ -4,12 +4,13 @@ use super::{Global, Trained};
 use crate::checkpoint::gguf::{self, Dtype};
 use crate::checkpoint::{hf, model_files};
 use crate::error::Failure;
+use crate::fault;
+use crate::output::Draft;
 use crate::train::progress::Verbosity;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
@@ -39,7 +40,7 @@ enum Format {
 pub fn run(args: ExportArgs, global: &Global) -> Result<()> {
     let shown = args.out.display();
     let usage = |message: String| Err(Failure::Usage(message).into());
-    if args.out.exists() {
+    if args.out.symlink_metadata().is_ok() {
         return usage(format!("{shown} exists already: choose another name, or remove it first"));
     }
     if args.to == Format::Hf && args.dtype != Dtype::F32 {
@@ -52,7 +53,7 @@ pub fn run(args: ExportArgs, global: &Global) -> Result<()> {
     let architecture = match args.to {
         Format::Gguf => write_gguf(&args, &trained, global)?,
         Format::Hf => {
-            write_directory(&args.out, &model_files::encode(&trained.model, &trained.tokenizer)?)?;
+            Draft::write_directory(&args.out, &model_files::encode(&trained.model, &trained.tokenizer)?)?;
             hf::model_type(model, router)
         }
     };
@@ -63,27 +64,21 @@ pub fn run(args: ExportArgs, global: &Global) -> Result<()> {
     Ok(())
 }
 
-/// Writes under another name first: what stands at `out` is whole.
 fn write_gguf(args: &ExportArgs, trained: &Trained, global: &Global) -> Result<&'static str> {
     let (model, out) = (&trained.model, &args.out);
     let architecture = gguf::architecture(&model.model, &model.router)
         .map_err(|reason| anyhow::anyhow!("llama.cpp cannot run this model: {reason}"))?;
-    let temporary = out.with_extension(format!("tmp-{}", std::process::id()));
+    let (draft, file) = Draft::file(out)?;
     let write = || {
-        let file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
         let mut file = BufWriter::new(file);
         let name = out.file_stem().unwrap_or_default().to_string_lossy();
         let narrower = gguf::write(&mut file, model, &trained.tokenizer, args.dtype, &name)?;
+        fault::system_call();
         file.into_inner()?.sync_all()?;
-        fs::rename(&temporary, out)?;
         anyhow::Ok(narrower)
     };
-    let written = write().with_context(|| format!("cannot write {}", out.display()));
-    if written.is_err() {
-        // Nothing to remove where it could not be created.
-        let _ = fs::remove_file(&temporary);
-    }
-    let narrower = written?;
+    let narrower = write().with_context(|| format!("cannot write {}", out.display()))?;
+    draft.publish()?;
     if let (Some(first), true) = (narrower.first(), global.verbosity() != Verbosity::Quiet) {
         let count = narrower.len();
         writeln!(
@@ -92,18 +87,4 @@ fn write_gguf(args: &ExportArgs, trained: &Trained, global: &Global) -> Result<&
         )?;
     }
     Ok(architecture)
-}
-
-fn write_directory(out: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
-    fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
-    for (name, bytes) in files {
-        let path = out.join(name);
-        let write = || -> io::Result<()> {
-            let mut file = File::create_new(&path)?;
-            file.write_all(bytes)?;
-            file.sync_all()
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
 }
