@@ -53,6 +53,7 @@ pub mod output;
 pub mod random;
 pub mod routing;
 pub mod sample;
+pub mod terminal;
 pub mod tokenizer;
 pub mod train;
 pub mod transcript;

@@ -302,7 +302,7 @@ fn step_sizes(rules: &mut Rules, o: &OptimizerConfig) {
     for (key, multiplier) in multipliers {
         let product = rate * multiplier * decay.max(1.0);
         rules.refuse(
-            rate <= LARGEST && multiplier <= LARGEST && decay <= LARGEST && product > LARGEST,
+            [rate, multiplier, decay].iter().all(|factor| *factor <= LARGEST) && product > f64::from(f32::MAX),
             format!(
                 "optimizer.learning_rate = {rate} times optimizer.{key} = {multiplier} and optimizer.weight_decay = {decay} \
                  comes to {product:e}, which f32 cannot compute with; make one of them smaller"
@@ -627,7 +627,7 @@ mod tests {
         }
         let problems = problems_after(|c| {
             (c.optimizer.learning_rate, c.optimizer.embedding_lr_multiplier, c.optimizer.weight_decay) =
-                (1e20, 1e11, 1.0);
+                (1e30, 1e9, 1.0);
         });
         assert!(problems.len() == 1 && problems[0].contains("embedding_lr_multiplier = 1"), "{problems:?}");
         let at_the_ends = |c: &mut Config| (c.optimizer.epsilon, c.router.bias_update_rate) = (1e-30, 1e30);

@@ -121,14 +121,14 @@ impl Journal {
     fn mend(&self, damaged: &[u8], sound: &[u8], what: &str, step: usize) -> Result<()> {
         let name = self.path.display();
         if damaged.is_empty() {
-            eprintln!("warning: {name} is missing or empty: what was logged until step {step} is lost");
+            log::warn!("{name} is missing or empty: what was logged until step {step} is lost");
             return Ok(());
         }
         let aside = aside(&self.path);
         checkpoint::replace(&aside, damaged)?;
         checkpoint::replace(&self.path, sound)?;
-        eprintln!(
-            "warning: {name} is not what it was at step {step}: {what}; the file as it was is now {}",
+        log::warn!(
+            "{name} is not what it was at step {step}: {what}; the file as it was is now {}",
             aside.display()
         );
         Ok(())

@@ -135,7 +135,7 @@ impl Trainer {
         }
         let mut ending = if self.state.step >= last { Ending::Finished } else { Ending::Paused };
         while self.state.step < last.min(pause_at) {
-            let report = self.step(progress)?;
+            let report = self.step()?;
             let step = self.state.step;
             progress.step(step, report.loss, self.tokens_per_step(), &report.routed.expert_load);
             let every = |interval: usize| step.is_multiple_of(interval) || step == last;
@@ -148,11 +148,11 @@ impl Trainer {
                 match evaluation.loss.is_finite() {
                     true => save |= self.state.best_step == Some(step),
                     false => {
-                        self.take_back(evaluation.loss, &report.routed, progress)?;
+                        self.take_back(evaluation.loss, &report.routed)?;
                         continue;
                     }
                 }
-                self.draw_sample(progress)?;
+                self.draw_sample()?;
             }
             let stop = self.is_out_of_patience();
             let interrupt = interrupted.load(Ordering::SeqCst);
@@ -296,7 +296,7 @@ impl Trainer {
         Ok(evaluation)
     }
 
-    fn draw_sample(&mut self, progress: &mut Progress) -> Result<()> {
+    fn draw_sample(&mut self) -> Result<()> {
         let train = &self.config.train;
         if train.sample_tokens == 0 {
             return Ok(());
@@ -304,7 +304,7 @@ impl Trainer {
         let options = SamplingOptions { seed: train.seed, ..SamplingOptions::default() };
         let prompt = Prompt { text: &train.sample_prompt, tokens: train.sample_tokens };
         let text = generate_text(&self.prepared.model, &self.prepared.tokenizer, &prompt, &options)?;
-        progress.sample(&text);
+        log::debug!("sample: {text}");
         self.state.samples_bytes += self.directory.append_sample(self.state.step, &text)?;
         Ok(())
     }

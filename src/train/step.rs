@@ -4,7 +4,6 @@
 
 use super::diagnosis::{self, Evidence};
 use super::metrics::RoutingAverages;
-use super::progress::Progress;
 use super::run_directory::RunDirectory;
 use super::state::{Skipped, TrainerState};
 use super::{StepReport, Trainer};
@@ -39,13 +38,13 @@ pub(super) struct Trouble {
 
 impl Trainer {
     /// Takes a step. Skipping and rewinding happen in here, so that the step taken may be an earlier one than was due.
-    pub(super) fn step(&mut self, progress: &Progress) -> Result<StepReport> {
+    pub(super) fn step(&mut self) -> Result<StepReport> {
         loop {
-            let computed = self.compute_checked(progress)?;
+            let computed = self.compute_checked()?;
             let gradient_norm = gradient_norm(&self.prepared.model.parameters);
-            let trouble = self.find_trouble(computed.loss, gradient_norm, progress);
+            let trouble = self.find_trouble(computed.loss, gradient_norm);
             match trouble.or_else(|| self.move_weights(&computed, gradient_norm)) {
-                Some(trouble) => self.set_back(&trouble, &computed.routed, progress)?,
+                Some(trouble) => self.set_back(&trouble, &computed.routed)?,
                 None => return Ok(self.advance(computed, gradient_norm)),
             }
         }
@@ -84,7 +83,7 @@ impl Trainer {
     ///
     /// # Errors
     /// Three different results: nothing that this machine computes can be relied on.
-    fn compute_checked(&self, progress: &Progress) -> Result<Computed> {
+    fn compute_checked(&self) -> Result<Computed> {
         let computed = self.compute()?;
         let train = &self.config.train;
         let step = self.state.step as u64;
@@ -100,10 +99,10 @@ impl Trainer {
         let decisive = self.compute()?;
         let step = step + 1;
         if self.has_gradient_bits(&decisive, &first) || self.has_gradient_bits(&decisive, &second) {
-            progress.warn(&format!(
+            log::warn!(
                 "step {step} was computed twice with different results; a third time gave one of them again, which is \
                  used: a transient error of this machine (memory or processor)"
-            ));
+            );
             return Ok(decisive);
         }
         bail!(
@@ -128,7 +127,7 @@ impl Trainer {
     }
 
     /// What is wrong with this loss and gradient, if anything, and what the configuration says about it.
-    fn find_trouble(&self, loss: f64, gradient_norm: f64, progress: &Progress) -> Option<Trouble> {
+    fn find_trouble(&self, loss: f64, gradient_norm: f64) -> Option<Trouble> {
         let train = &self.config.train;
         if !loss.is_finite() || !gradient_norm.is_finite() {
             let what = format!("loss {loss}, gradient norm {gradient_norm}");
@@ -142,7 +141,7 @@ impl Trainer {
         let what =
             format!("loss {loss:.4} is {z_score:.1} standard deviations above the mean of the last {window} steps");
         if train.on_loss_spike == Setback::Warn {
-            progress.warn(&format!("step {}: {what}", self.state.step + 1));
+            log::warn!("step {}: {what}", self.state.step + 1);
             return None;
         }
         Some(Trouble { what, policy: train.on_loss_spike, moved: false })
@@ -181,11 +180,11 @@ impl Trainer {
     }
 
     /// Takes back a step that was taken, because the validation loss is not finite after it.
-    pub(super) fn take_back(&mut self, loss: f64, routed: &RoutingAverages, progress: &Progress) -> Result<()> {
+    pub(super) fn take_back(&mut self, loss: f64, routed: &RoutingAverages) -> Result<()> {
         self.state.step -= 1;
         let what = format!("validation loss {loss} after it");
         let trouble = Trouble { what, policy: self.config.train.on_bad_numbers, moved: true };
-        self.set_back(&trouble, routed, progress)
+        self.set_back(&trouble, routed)
     }
 
     fn learning_rate(&self) -> f64 {
@@ -193,7 +192,7 @@ impl Trainer {
     }
 
     /// Goes past the batches of a step that went wrong, or ends the run.
-    fn set_back(&mut self, trouble: &Trouble, routed: &RoutingAverages, progress: &Progress) -> Result<()> {
+    fn set_back(&mut self, trouble: &Trouble, routed: &RoutingAverages) -> Result<()> {
         let Trouble { what, policy, moved } = trouble;
         let evidence = self.evidence(routed, *moved)?;
         self.prepared.model.parameters.clear_gradients();
@@ -209,18 +208,18 @@ impl Trainer {
         let after = if *policy == Setback::Rewind { self.state.due_step } else { self.state.step };
         let batches = ((step - after) * self.config.train.gradient_accumulation_steps) as u64;
         if *policy == Setback::Rewind {
-            progress.warn(&format!("{reason}back to step {after}, and past the batches since then"));
+            log::warn!("{reason}back to step {after}, and past the batches since then");
             // From there on, nothing that was passed over comes again.
             self.state.skipped.iter_mut().for_each(|skipped| skipped.after = skipped.after.min(after));
             self.go_back(self.due_checkpoint()?.as_ref())?;
         } else if *moved {
             // Steps are a matter of state and configuration alone, so that these are taken again as they were.
-            let newest = self.directory.newest(|message| progress.warn(&message))?;
+            let newest = self.directory.newest()?;
             self.go_back(newest.as_ref())?;
             let target = self.state.step;
-            progress.warn(&format!("{reason}back to step {target}, and on without this batch"));
+            log::warn!("{reason}back to step {target}, and on without this batch");
         } else {
-            progress.warn(&format!("{reason}this batch is skipped"));
+            log::warn!("{reason}this batch is skipped");
         }
         self.state.skipped.push(Skipped { step, batches, after, reason: what.to_owned() });
         Ok(())
