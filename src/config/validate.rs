@@ -14,6 +14,7 @@ pub(super) fn violations(config: &Config) -> Vec<String> {
     memory(&mut rules, &config.model);
     router(&mut rules, &config.router, &config.model);
     optimizer(&mut rules, &config.optimizer, config.train.max_steps);
+    step_sizes(&mut rules, &config.optimizer, &config.model);
     train(&mut rules, &config.train);
     sizes(&mut rules, config);
     rules.broken
@@ -47,14 +48,14 @@ impl Rules {
 
     /// A number above 0 that enters computations in f32, where it must neither vanish nor overflow.
     fn positive_in_f32(&mut self, key: &str, value: f64) {
-        let range = format!("a number above 0, from {SMALLEST:e} to {LARGEST:e}: it is computed with in f32");
-        self.within(key, value, (SMALLEST..=LARGEST).contains(&value), &range);
+        let fits = (F32_SMALLEST..=F32_LARGEST).contains(&value);
+        self.within(key, value, fits, "a number above 0, from 1.2e-38 to 3.4e38: it is computed with in f32");
     }
 
     /// As [`Self::positive_in_f32`], or 0.
     fn not_negative_in_f32(&mut self, key: &str, value: f64) {
-        let range = format!("0 or more and at most {LARGEST:e}: it is computed with in f32");
-        self.within(key, value, (0.0..=LARGEST).contains(&value), &range);
+        let fits = (0.0..=F32_LARGEST).contains(&value);
+        self.within(key, value, fits, "0 or more and at most 3.4e38: it is computed with in f32");
     }
 
     /// `range` says in words what `fits` checks.
@@ -288,24 +289,23 @@ fn optimizer(rules: &mut Rules, o: &OptimizerConfig, max_steps: usize) {
     rules.not_negative_in_f32("optimizer.router_lr_multiplier", o.router_lr_multiplier);
     rules.not_negative_in_f32("optimizer.embedding_lr_multiplier", o.embedding_lr_multiplier);
     rules.not_negative_in_f32("optimizer.memory_lr_multiplier", o.memory_lr_multiplier);
-    step_sizes(rules, o);
 }
 
 /// What weights are moved and decayed by must fit f32 as a product, too.
-fn step_sizes(rules: &mut Rules, o: &OptimizerConfig) {
-    let multipliers = [
-        ("router_lr_multiplier", o.router_lr_multiplier),
-        ("embedding_lr_multiplier", o.embedding_lr_multiplier),
-        ("memory_lr_multiplier", o.memory_lr_multiplier),
-    ];
+fn step_sizes(rules: &mut Rules, o: &OptimizerConfig, m: &ModelConfig) {
+    let mut multipliers =
+        vec![("embedding_lr_multiplier", o.embedding_lr_multiplier), ("router_lr_multiplier", o.router_lr_multiplier)];
+    if !m.memory_layers.is_empty() {
+        multipliers.push(("memory_lr_multiplier", o.memory_lr_multiplier));
+    }
     let (rate, decay) = (o.learning_rate, o.weight_decay);
     for (key, multiplier) in multipliers {
         let product = rate * multiplier * decay.max(1.0);
         rules.refuse(
-            [rate, multiplier, decay].iter().all(|factor| *factor <= LARGEST) && product > f64::from(f32::MAX),
+            [rate, multiplier, decay].iter().all(|factor| *factor <= F32_LARGEST) && product > F32_LARGEST,
             format!(
-                "optimizer.learning_rate = {rate} times optimizer.{key} = {multiplier} and optimizer.weight_decay = {decay} \
-                 comes to {product:e}, which f32 cannot compute with; make one of them smaller"
+                "optimizer.learning_rate = {rate:e} times optimizer.{key} = {multiplier:e} and optimizer.weight_decay = \
+                 {decay:e} comes to {product:e}, which f32 cannot compute with; make one of them smaller"
             ),
         );
     }
@@ -337,9 +337,9 @@ fn train(rules: &mut Rules, t: &TrainConfig) {
     rules.within("train.recompute_fraction", fraction, (0.0..=1.0).contains(&fraction), "from 0 to 1");
 }
 
-/// Between these, numbers and their products with gradients of a usual size stay well within f32.
-const SMALLEST: f64 = 1e-30;
-const LARGEST: f64 = 1e30;
+/// Above 0, f32 has all its digits between these.
+const F32_SMALLEST: f64 = f32::MIN_POSITIVE as f64;
+const F32_LARGEST: f64 = f32::MAX as f64;
 /// The losses of a window are part of every checkpoint.
 const MAX_SPIKE_WINDOW: usize = 100_000;
 /// The most parameters that this program trains: with gradients and AdamW's two moments, 64 GB in f32.
@@ -609,7 +609,7 @@ mod tests {
             ("router.routed_scaling_factor", |c| &mut c.router.routed_scaling_factor, 1e-46),
             ("router.router_aux_loss_coef", |c| &mut c.router.router_aux_loss_coef, 1e39),
             ("router.router_z_loss_coef", |c| &mut c.router.router_z_loss_coef, 1e39),
-            ("router.bias_update_rate", |c| &mut c.router.bias_update_rate, 1e38),
+            ("router.bias_update_rate", |c| &mut c.router.bias_update_rate, 1e39),
             ("optimizer.learning_rate", |c| &mut c.optimizer.learning_rate, 1e-46),
             ("optimizer.epsilon", |c| &mut c.optimizer.epsilon, 1e-46),
             ("optimizer.weight_decay", |c| &mut c.optimizer.weight_decay, 1e39),
@@ -630,7 +630,7 @@ mod tests {
                 (1e30, 1e9, 1.0);
         });
         assert!(problems.len() == 1 && problems[0].contains("embedding_lr_multiplier = 1"), "{problems:?}");
-        let at_the_ends = |c: &mut Config| (c.optimizer.epsilon, c.router.bias_update_rate) = (1e-30, 1e30);
+        let at_the_ends = |c: &mut Config| (c.optimizer.epsilon, c.router.bias_update_rate) = (2e-38, 3e38);
         assert_eq!(problems_after(at_the_ends), Vec::<String>::new());
     }
 
