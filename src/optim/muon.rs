@@ -285,7 +285,7 @@ mod tests {
         let config = OptimizerConfig { weight_decay: 0.5, muon_momentum: 0.95, ..config };
         let rule = Rule::new(&config, &[24, 40], 0.01, 1.0, Precision::F32);
         let (mut values, mut gradients, mut momentum) = (vec![1.0; 960], matrix(24, 40), vec![0.0; 960]);
-        update(&rule, &mut values, &mut gradients, &mut momentum);
+        assert!(update(&rule, &mut values, &mut gradients, &mut momentum));
         let moved = values.iter().map(|&value| f64::from(value - 0.995).powi(2)).sum::<f64>() / 960.0;
         // 0.2 times the learning rate.
         assert!((moved.sqrt() - 0.002).abs() < 2e-4, "{}", moved.sqrt());
