@@ -120,13 +120,13 @@ impl Draft {
     }
 
     /// A directory of these files.
-    pub fn write_directory(place: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
+    pub fn write_directory(place: &Path, files: &[(impl AsRef<str>, Vec<u8>)]) -> Result<()> {
         let draft = Self::new(place.to_path_buf())?;
         fault::system_call();
         fs::create_dir(&draft.temporary).with_context(|| format!("cannot create {}", draft.temporary.display()))?;
         let draft = draft.locked();
         for (name, bytes) in files {
-            write_new(&draft.temporary.join(name), bytes)?;
+            write_new(&draft.temporary.join(name.as_ref()), bytes)?;
         }
         sync_directory(&draft.temporary)?;
         draft.publish()
