@@ -307,7 +307,10 @@ fn outputs_replace_nothing_that_is_read_or_of_another_kind() {
         ("sample r --tokens 3 --routing-log r/metrics.jsonl".into(), "is not a routing log"),
         ("sample r --tokens 3 --routing-log r".into(), "is a directory"),
         // A log may be a prompt or a text, too.
-        ("sample r --tokens 3 --prompt-file log.jsonl --routing-log soft.jsonl".into(), "is the same file as log.jsonl"),
+        (
+            "sample r --tokens 3 --prompt-file log.jsonl --routing-log soft.jsonl".into(),
+            "is the same file as log.jsonl",
+        ),
         ("inspect r --data log.jsonl --routing-log log.jsonl".into(), "is being read"),
         ("inspect r --data talk.txt --routing-log talk.txt".into(), "is being read"),
         ("inspect r --routing-log r/samples.txt".into(), "is not a routing log"),

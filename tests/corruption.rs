@@ -198,26 +198,33 @@ fn metrics_and_samples_that_are_damaged_are_noticed_mended_and_kept_aside() {
         (warnings(&workspace, name), bytes)
     };
     // Behind what the checkpoint knows, anything may stand: it is cut off, and nothing is lost.
-    for (number, tail) in [&b"\xff\xfe\n"[..], b"{\"step\": 5, \"elap", b"{\"step\":5,\"elapsed_s\":1.0}\n"].iter().enumerate() {
+    for (number, tail) in
+        [&b"\xff\xfe\n"[..], b"{\"step\": 5, \"elap", b"{\"step\":5,\"elapsed_s\":1.0}\n"].iter().enumerate()
+    {
         for file in ["metrics.jsonl", "samples.txt"] {
             let name = format!("tail-{number}-{file}");
-            let (warnings, _) = resumed(&name, file, &|bytes| bytes.extend_from_slice(tail));
-            assert_eq!(warnings, "", "{name}");
+            let (said, _) = resumed(&name, file, &|bytes| bytes.extend_from_slice(tail));
+            assert_eq!(said, "", "{name}");
             assert_same(&outcome(&workspace, &name), &expected, &name);
         }
     }
     type Damage = fn(&mut Vec<u8>);
     let damages: [(&str, &str, Damage, &str); 5] = [
         ("torn", "metrics.jsonl", |bytes| bytes.truncate(bytes.len() - 100), "4 of 5 lines are whole"),
-        ("gone", "metrics.jsonl", |bytes| drop(bytes.drain(..=bytes.iter().position(|&b| b == b'\n').unwrap())), "4 of 5"),
+        (
+            "gone",
+            "metrics.jsonl",
+            |bytes| drop(bytes.drain(..=bytes.iter().position(|&b| b == b'\n').unwrap())),
+            "4 of 5",
+        ),
         ("flipped", "metrics.jsonl", |bytes| bytes[9] ^= 1, "is not what it was at step 4"),
         ("emptied", "metrics.jsonl", Vec::clear, "is missing or empty: what was logged until step 4 is lost"),
         ("samples", "samples.txt", |bytes| bytes.truncate(bytes.len() - 5), "0 of "),
     ];
     for (name, file, damage, warning) in damages {
-        let (warnings, bytes) = resumed(name, file, &damage);
-        assert_eq!(warnings.matches("warning: ").count(), 1, "{name}: {warnings}");
-        assert!(warnings.contains(file) && warnings.contains(warning), "{name}: {warnings}");
+        let (said, bytes) = resumed(name, file, &damage);
+        assert_eq!(said.matches("warning: ").count(), 1, "{name}: {said}");
+        assert!(said.contains(file) && said.contains(warning), "{name}: {said}");
         if !bytes.is_empty() {
             assert!(fs::read(workspace.path(name).join(format!("{file}.damaged"))).unwrap() == bytes, "{name}");
         }
@@ -241,7 +248,9 @@ fn a_copy_that_followed_links_is_resumed_like_the_original() {
     workspace.succeeds(&train("whole", settings));
     workspace.succeeds(&format!("{} --steps 4", train("half", settings)));
     copy(&workspace, "-rL", "half", "copy");
-    assert!(workspace.path("copy/checkpoints/latest").is_dir() && !workspace.path("copy/checkpoints/latest").is_symlink());
+    assert!(
+        workspace.path("copy/checkpoints/latest").is_dir() && !workspace.path("copy/checkpoints/latest").is_symlink()
+    );
     workspace.succeeds("eval copy");
     for _ in 0..2 {
         workspace.succeeds(&format!("{} --resume", train("copy", settings)));

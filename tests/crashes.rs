@@ -151,7 +151,9 @@ fn a_full_disk_leaves_the_earlier_report_and_no_half_of_an_export() {
     let room = (2 << 20) - page.len() - (24 << 10);
     fs::write(disk.path.join("filler"), vec![1; room]).unwrap();
     let before = files_below(&disk.path);
-    for command in ["inspect r --data talk.txt --out disk/report", "export r --to hf disk/hf", "export r --to gguf disk/g"] {
+    for command in
+        ["inspect r --data talk.txt --out disk/report", "export r --to hf disk/hf", "export r --to gguf disk/g"]
+    {
         workspace.refuses(command, 1, &["disk/", "No space left on device"]);
         assert!(files_below(&disk.path) == before, "{command} leaves {:?}", files_below(&disk.path).keys());
     }

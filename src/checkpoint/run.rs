@@ -5,8 +5,8 @@
 
 use super::corrupt;
 use super::directory::{
-    Files, MANIFEST, is_checkpoint, is_plain_name, load, remove_file_if_present, remove_if_present, rename, sibling, step_name,
-    sync_directory, write_new,
+    Files, MANIFEST, is_checkpoint, is_plain_name, load, remove_file_if_present, remove_if_present, rename, sibling,
+    step_name, sync_directory, write_new,
 };
 use crate::error::Failure;
 use crate::fault;

@@ -127,10 +127,7 @@ impl Journal {
         let aside = aside(&self.path);
         checkpoint::replace(&aside, damaged)?;
         checkpoint::replace(&self.path, sound)?;
-        log::warn!(
-            "{name} is not what it was at step {step}: {what}; the file as it was is now {}",
-            aside.display()
-        );
+        log::warn!("{name} is not what it was at step {step}: {what}; the file as it was is now {}", aside.display());
         Ok(())
     }
 }
