@@ -5,6 +5,7 @@
 
 mod diagnosis;
 pub mod evaluate;
+mod journal;
 pub mod metrics;
 pub mod prepare;
 pub mod progress;
@@ -98,7 +99,7 @@ impl Trainer {
         trainer.directory.prune(&trainer.state, trainer.config.train.keep_checkpoints)?;
         trainer.state.config_sha256 = state::config_sha256(&trainer.config)?;
         trainer.directory.configure(&trainer.config)?;
-        trainer.earlier_s = trainer.directory.rewind(&trainer.state)?;
+        trainer.earlier_s = trainer.directory.rewind(&mut trainer.state)?;
         Ok(trainer)
     }
 
@@ -314,7 +315,8 @@ impl Trainer {
     fn save(&mut self) -> Result<()> {
         let keep = self.config.train.keep_checkpoints;
         self.directory
-            .save(&self.prepared, &self.optimizer, &self.state, keep)
+            .settle(&mut self.state)
+            .and_then(|()| self.directory.save(&self.prepared, &self.optimizer, &self.state, keep))
             .with_context(|| format!("cannot save step {}", self.state.step))
     }
 }
