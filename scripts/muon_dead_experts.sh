@@ -21,7 +21,7 @@ train=("$program" -q train configs/quickstart.toml --set optimizer.kind=muon --s
     --set model.num_experts_per_tok=1 --set model.moe_intermediate_size=8 --set router.norm_topk_prob=false
     --set model.hidden_dropout=0 --set model.attention_dropout=0 --set train.batch_size=1
     --set train.max_steps="$steps" --set train.log_interval=50 --set train.eval_interval="$steps"
-    --set train.checkpoint_interval=5000 --set train.sample_tokens=0)
+    --set train.checkpoint_interval=5000 --set train.sample_tokens=0 --set train.spike_window=0)
 status=0
 printf '%-28s %-14s %-26s %s\n' rule 'idle experts' 'momenta' 'validation loss'
 for rule in none aux_loss bias; do
