@@ -81,9 +81,10 @@ pub fn is_stream(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir() || is_descriptor)
 }
 
-/// The path behind symbolic links, so that a link to a file stays one when the file is replaced.
+/// The path behind a symbolic link, so that a link to a file stays one when the file is replaced.
 pub fn behind_links(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
+    let target = if path.is_symlink() { path.canonicalize().ok() } else { None };
+    target.unwrap_or_else(|| path.to_path_buf())
 }
 
 /// The directory that holds `path`.
@@ -115,8 +116,9 @@ impl Draft {
     /// A whole file.
     pub fn write(place: &Path, bytes: &[u8]) -> Result<()> {
         let draft = Self::new(behind_links(place))?;
-        write_new(&draft.temporary, bytes)?;
-        draft.locked().publish()
+        write_new(&draft.temporary, bytes)
+            .and_then(|()| draft.locked().publish())
+            .with_context(|| format!("cannot write {}", place.display()))
     }
 
     /// A directory of these files.
