@@ -204,3 +204,102 @@ fn dense_models_and_single_choices_and_lone_checkpoints_are_inspected_too() {
     let report = json(&workspace.succeeds("inspect alone --json --data talk.txt").stdout);
     assert!(report.get("training").is_none() && report.get("saturation").is_none());
 }
+
+fn last_line(workspace: &Workspace, run: &str, split: &str) -> Value {
+    let metrics = workspace.read(&format!("{run}/metrics.jsonl"));
+    metrics.lines().map(json).filter(|line| line["split"] == split).last().unwrap()
+}
+
+/// A tokenizer.json that knows a few letters and has one token for all others.
+const FEW_LETTERS: &str = r#"{"model": {"type": "BPE", "unk_token": "<unk>", "merges": [], "vocab":
+    {"<unk>": 0, "a": 1, "t": 2, " ": 3, "\n": 4, "e": 5}}, "decoder": {"type": "Fuse"}}"#;
+
+#[test]
+fn characters_that_a_tokenizer_does_not_know_are_counted_named_and_paid_for() {
+    let workspace = Workspace::new();
+    // The validation split, the last tenth, has letters that the training split does not.
+    let (english, greek) = ("the cat sat on a red mat\n".repeat(60), "ο γάτος and the cat\n".repeat(6));
+    workspace.write("mixed.txt", english + &greek);
+    workspace.write("few.json", FEW_LETTERS);
+    for (run, settings) in
+        [("chars", "--set tokenizer.kind=chars"), ("few", "--set tokenizer.kind=file --set tokenizer.path=few.json")]
+    {
+        let arguments = format!("tiny.toml --set data.sources=[\"mixed.txt\"] --set train.max_steps=40 {settings}");
+        let training = workspace.succeeds(&format!("train {arguments} --run {run}"));
+        assert!(
+            training.stderr.contains("unknown characters: ") && training.stderr.contains("γ 6"),
+            "{}",
+            training.stderr
+        );
+        assert!(workspace.succeeds(&format!("train {arguments} --dry-run")).stdout.contains("γ 6"));
+
+        let evaluation = json(&workspace.succeeds(&format!("eval {run} --json")).stdout);
+        let of = |key: &str| evaluation[key].as_f64().unwrap_or_else(|| panic!("no {key}: {evaluation}"));
+        assert!(of("unknown_tokens") >= 35.0 && of("unknown_bytes") >= 70.0, "{evaluation}");
+        assert!((of("unknown_share") - of("unknown_tokens") / of("tokens")).abs() < 1e-12);
+        // The loss is the cross-entropy; the bytes of unknown characters are paid for besides.
+        let bits = of("loss") * of("tokens") / std::f64::consts::LN_2 + 8.0 * of("unknown_bytes");
+        assert!((of("bits_per_byte") - bits / of("bytes")).abs() < 1e-9, "{evaluation}");
+        assert!(of("bits_per_byte") > of("ngram_bits_per_byte"), "{evaluation}");
+        let line = last_line(&workspace, run, "val");
+        assert_eq!(
+            (&line["unknown_share"], &line["bits_per_byte"]),
+            (&evaluation["unknown_share"], &evaluation["bits_per_byte"])
+        );
+        let shown = workspace.succeeds(&format!("eval {run}")).stdout;
+        assert!(shown.contains("does not know: ") && shown.contains("γ 6"), "{shown}");
+
+        let report = json(&workspace.succeeds(&format!("inspect {run} --json")).stdout);
+        for key in ["bits_per_byte", "unknown_tokens", "unknown_share"] {
+            assert_eq!(report["text"][key], evaluation[key], "{key}");
+        }
+        let shown = workspace.succeeds(&format!("inspect {run}")).stdout;
+        assert!(shown.contains("γ 6") && shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
+    }
+    // Of the training split, too: its letters are unknown to the second, and a step's bits pay for them.
+    let line = last_line(&workspace, "few", "train");
+    assert!(line["unknown_share"].as_f64().unwrap() > 0.3 && line["bits_per_byte"].as_f64().unwrap() > 3.0, "{line}");
+    assert!(last_line(&workspace, "chars", "train").get("unknown_share").is_none());
+    // A tokenizer that knows all bytes has nothing to say of it.
+    workspace.succeeds("train tiny.toml --run bytes --set data.sources=[\"mixed.txt\"]");
+    assert!(last_line(&workspace, "bytes", "val").get("unknown_share").is_none());
+    assert!(!workspace.succeeds("eval bytes").stdout.contains("unknown"));
+}
+
+#[test]
+fn dropped_choices_are_in_the_metrics_and_many_are_warned_of() {
+    let workspace = Workspace::new();
+    let training = workspace.succeeds("train tiny.toml --run tight --set router.capacity_factor=0.25");
+    // An expert takes a quarter of an even share at most.
+    let share = last_line(&workspace, "tight", "train")["dropped_share"].as_f64().unwrap();
+    assert!((0.75..1.0).contains(&share), "{share}");
+    assert!(
+        training.stderr.contains("of the choices were dropped")
+            && training.stderr.contains("router.capacity_factor = 0.25")
+    );
+    let report = json(&workspace.succeeds("inspect tight --json").stdout);
+    assert_eq!(numbers(&report["training"]["train"]["dropped_share"]).last(), Some(&share));
+    assert!(workspace.succeeds("inspect tight").stdout.contains("in training "));
+    // Room for all: nothing is dropped, and nothing is said.
+    let training = workspace.succeeds("train tiny.toml --run wide --set router.capacity_factor=4.0");
+    assert_eq!(last_line(&workspace, "wide", "train")["dropped_share"], json("0.0"));
+    assert!(!training.stderr.contains("dropped because"), "{}", training.stderr);
+    workspace.succeeds("train tiny.toml --run dropless");
+    assert!(last_line(&workspace, "dropless", "train").get("dropped_share").is_none());
+}
+
+#[test]
+fn shorter_windows_than_the_models_are_evaluated_and_inspected_alike() {
+    let workspace = Workspace::trained();
+    let eval = |context: &str| json(&workspace.succeeds(&format!("eval r --json {context}")).stdout);
+    let (default, whole, short) = (eval(""), eval("--context 16"), eval("--context 5"));
+    assert_eq!(default, whole);
+    assert_eq!((&short["context"], &short["tokens"]), (&json("5"), &default["tokens"]));
+    assert_ne!(short["loss"], default["loss"]);
+    let report = json(&workspace.succeeds("inspect r --json --context 5 --knockout").stdout);
+    assert!((report["text"]["loss"].as_f64().unwrap() - short["loss"].as_f64().unwrap()).abs() < 1e-9);
+    assert_eq!((&report["text"]["context"], &report["model"]["context"]), (&json("5"), &json("16")));
+    for command in ["eval r --context 17", "inspect r --context 0"] {
+        workspace.refuses(command, 2, &["--context", "16"]);
+    }
+}

@@ -33,6 +33,9 @@ pub struct InspectArgs {
     /// be repeated
     #[arg(long, value_name = "PATH[=DOMAIN]")]
     data: Vec<String>,
+    /// Length of the windows in tokens [default: all of the model's positions]
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<usize>,
     /// Write the report as a page, DIR/index.html
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -68,7 +71,8 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<()> {
     let others = others.into_iter().map(|other| Trained::load(other)).collect::<Result<Vec<_>>>()?;
     let model = &trained.model;
     let excerpts = excerpt_positions(&tokens, model.moe_layers().len() * model.model.num_experts_per_tok);
-    let trace = traced(&trained, &tokens, &excerpts, args.routing_log.as_deref())?;
+    let time = trained.context(args.context)?;
+    let trace = traced(&trained, &tokens, time, &excerpts, args.routing_log.as_deref())?;
     let traced = Traced { model, tokenizer: &trained.tokenizer, tokens: &tokens, trace: &trace, excerpts: &excerpts };
     let mut report = Report::new(&traced, context(&args, &trained, &texts, &traced, global)?);
     for other in &others {
@@ -112,13 +116,14 @@ fn write_page(report: &Report, directory: &Path, global: &Global) -> Result<()> 
 fn traced(
     trained: &Trained,
     tokens: &Tokens,
+    time: usize,
     excerpts: &[std::ops::Range<usize>],
     log: Option<&Path>,
 ) -> Result<Trace> {
-    let Some(path) = log else { return Trace::record(&trained.model, tokens, excerpts, |_| Ok(())) };
+    let Some(path) = log else { return Trace::record(&trained.model, tokens, time, excerpts, |_| Ok(())) };
     let mut log = RoutingLog::create(path, &trained.log_header(Value::Null))?;
     let mut previous_loss = None;
-    let trace = Trace::record(&trained.model, tokens, excerpts, |seen| {
+    let trace = Trace::record(&trained.model, tokens, time, excerpts, |seen| {
         write_entries(&mut log, trained, tokens, seen, &mut previous_loss)
     });
     // What was logged stays, also where the pass failed.
@@ -174,7 +179,7 @@ fn context(args: &InspectArgs, trained: &Trained, texts: &Texts, traced: &Traced
         source: if whole { "the validation split".into() } else { args.data.join(", ") },
         ngram_bits_per_byte: training.as_ref().and_then(|training| training.ngram_bits_per_byte).filter(|_| whole),
         training,
-        saturation: saturation(trained, traced.tokens, global)?,
+        saturation: saturation(trained, traced, global)?,
         knockouts: if args.knockout { knockouts(traced, global)? } else { None },
         names: texts.names(),
     })
@@ -194,9 +199,10 @@ fn checkpoints_of(checkpoint: &Path) -> Option<PathBuf> {
 
 /// How far the choices of the run's earlier checkpoints were those of its last one. Checkpoints that cannot be loaded are
 /// left out with a warning.
-fn saturation(trained: &Trained, tokens: &Tokens, global: &Global) -> Result<Option<Saturation>> {
+fn saturation(trained: &Trained, traced: &Traced, global: &Global) -> Result<Option<Saturation>> {
     let Some(checkpoints) = checkpoints_of(&trained.checkpoint) else { return Ok(None) };
-    let ids = tokens.ids[..tokens.ids.len().min(SATURATION_TOKENS + 1)].to_vec();
+    let Traced { tokens, trace, .. } = traced;
+    let (time, ids) = (trace.time, tokens.ids[..tokens.ids.len().min(SATURATION_TOKENS + 1)].to_vec());
     let start = Tokens { ids, ..Tokens::default() };
     let mut reference: Option<(usize, Trace)> = None;
     let mut earlier = Vec::new();
@@ -213,7 +219,7 @@ fn saturation(trained: &Trained, tokens: &Tokens, global: &Global) -> Result<Opt
             }
         };
         let Some(step) = other.state.as_ref().map(|state| state.step) else { continue };
-        let trace = Trace::record(&other.model, &start, &[], |_| Ok(()))?;
+        let trace = Trace::record(&other.model, &start, time, &[], |_| Ok(()))?;
         match &reference {
             None => reference = Some((step, trace)),
             Some((_, last)) => {
@@ -239,8 +245,9 @@ fn knockouts(traced: &Traced, global: &Global) -> Result<Option<Vec<crate::routi
     let bar = ProgressBar::with_draw_target(Some(trace.tokens() as u64), target);
     let template = "knockouts {bar:30} {pos} of {len} tokens, {eta} left";
     bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let domains_N = domains_of(&blocks(tokens, trace.tokens(), model.model.max_position_embeddings));
-    let knockouts = knock_out(model, tokens, &trace.losses_N, &domains_N, |done| bar.set_position(done as u64))?;
+    let domains_N = domains_of(&blocks(tokens, trace.tokens(), trace.time));
+    let knockouts =
+        knock_out(model, tokens, trace.time, &trace.losses_N, &domains_N, |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
     Ok(Some(knockouts))
 }
@@ -248,11 +255,11 @@ fn knockouts(traced: &Traced, global: &Global) -> Result<Option<Vec<crate::routi
 /// Another model on the same text, its experts matched with ours.
 fn comparison(traced: &Traced, report: &Report, other: &Trained, texts: &Texts) -> Result<Comparison> {
     let tokens = Tokens::encode(&texts.parts().1, &other.tokenizer)?;
-    let trace = Trace::record(&other.model, &tokens, &[], |_| Ok(()))?;
+    let time = traced.trace.time.min(other.model.model.max_position_embeddings);
+    let trace = Trace::record(&other.model, &tokens, time, &[], |_| Ok(()))?;
     let facts = |step, traced: &Traced| {
         let Traced { model, tokenizer, tokens, trace, .. } = traced;
-        let bytes = tokens.predicted_bytes(tokenizer).max(1) as f64;
-        let tokens = trace.tokens() as f64;
+        let predicted = tokens.predicted(tokenizer);
         let loads = trace.layers.iter().map(|layer| load(&layer.counts_E(trace.num_experts)));
         ModelFacts {
             step,
@@ -261,9 +268,9 @@ fn comparison(traced: &Traced, report: &Report, other: &Trained, texts: &Texts) 
             experts: trace.num_experts,
             experts_per_token: trace.experts_per_token,
             loss: trace.loss(),
-            bits_per_byte: trace.loss() * tokens / std::f64::consts::LN_2 / bytes,
+            bits_per_byte: predicted.bits_per_byte(trace.loss()),
             max_over_uniform: loads.map(|load| load.max_over_uniform).collect(),
-            router_entropy: trace.layers.iter().map(|layer| layer.sums.entropy / tokens).collect(),
+            router_entropy: trace.layers.iter().map(|layer| layer.sums.entropy / trace.tokens() as f64).collect(),
         }
     };
     let theirs =

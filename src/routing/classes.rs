@@ -336,6 +336,7 @@ mod tests {
 
         let trace = Trace {
             memories: Vec::new(),
+            time: 16,
             num_experts: 2,
             experts_per_token: 1,
             layers: vec![layer],

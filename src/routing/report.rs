@@ -93,9 +93,18 @@ pub struct TextFacts {
     pub tokens: usize,
     /// Of the predicted tokens.
     pub bytes: usize,
+    /// Of the predicted tokens, those that do not tell which character they stand for.
+    pub unknown_tokens: usize,
+    pub unknown_share: f64,
+    /// The most frequent of their characters, in words.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub unknown_characters: String,
+    /// Tokens in a window.
+    pub context: usize,
     /// Nats per token.
     pub loss: f64,
     pub perplexity: f64,
+    /// The bytes of unknown characters counted, at 8 bits each.
     pub bits_per_byte: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ngram_bits_per_byte: Option<f64>,
@@ -192,7 +201,7 @@ impl Report {
         let text_of = |position: usize| tokens.texts.partition_point(|(range, _)| range.end <= position);
         let name = |position: usize| context.names.get(text_of(position)).cloned().unwrap_or_default();
         let shape = (trace.num_experts, trace.experts_per_token);
-        let bytes = tokens.predicted_bytes(tokenizer);
+        let predicted = tokens.predicted(tokenizer);
         let loss = trace.loss();
         Self {
             format: 1,
@@ -202,10 +211,14 @@ impl Report {
             text: TextFacts {
                 source: context.source,
                 tokens: trace.tokens(),
-                bytes,
+                bytes: predicted.bytes,
+                unknown_tokens: predicted.unknown_tokens,
+                unknown_share: predicted.unknown_share(),
+                unknown_characters: tokens.unknown.names(),
+                context: trace.time,
                 loss,
                 perplexity: loss.exp(),
-                bits_per_byte: loss * trace.tokens() as f64 / std::f64::consts::LN_2 / bytes.max(1) as f64,
+                bits_per_byte: predicted.bits_per_byte(loss),
                 ngram_bits_per_byte: context.ngram_bits_per_byte,
             },
             facts: facts::facts(&layers, &class_totals, &domains, trace.tokens() as u64),
@@ -229,7 +242,7 @@ impl Labels {
         let classes = classes::classify(tokens, tokenizer);
         let vocab = model.vocab_size;
         Self {
-            blocks: domains::blocks(tokens, inputs, model.model.max_position_embeddings),
+            blocks: domains::blocks(tokens, inputs, trace.time),
             present: classes::present(&classes),
             classes,
             occurrences: [
@@ -242,10 +255,10 @@ impl Labels {
 }
 
 fn layer_report(traced: &Traced, layer: &LayerTrace, labels: &Labels, knockouts: Option<Knockouts>) -> LayerReport {
-    let Traced { model, tokenizer, tokens, trace, .. } = *traced;
+    let Traced { tokenizer, tokens, trace, .. } = *traced;
     let shape @ (E, K) = (trace.num_experts, trace.experts_per_token);
     let counts = layer.counts_E(E);
-    let block_length = model.model.max_position_embeddings;
+    let block_length = trace.time;
     let source =
         Source { layer, counts_E: &counts, experts_per_token: K, tokens, tokenizer, limits: Limits::of(traced) };
     LayerReport {
@@ -327,7 +340,7 @@ mod tests {
         let parts = [Part { domain: "d", text: &text }];
         let tokens = Tokens::encode(&parts, &tokenizer).unwrap();
         let excerpts = super::super::excerpt_positions(&tokens, 1);
-        let mut trace = Trace::record(&model, &tokens, &excerpts, |_| Ok(())).unwrap();
+        let mut trace = Trace::record(&model, &tokens, 16, &excerpts, |_| Ok(())).unwrap();
         for (position, expert) in trace.layers[0].experts_NK.iter_mut().enumerate() {
             let is_digit = tokenizer.token_bytes(tokens.ids[position])[0].is_ascii_digit();
             *expert = if is_digit { 2 } else { (position % 2) as u16 };

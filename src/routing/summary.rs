@@ -75,7 +75,28 @@ fn introduction(report: &Report) -> String {
         "{tokens} tokens of {}: {:.4} nats/token, {:.4} bits/byte{ngram}",
         text.source, text.loss, text.bits_per_byte
     );
-    wrapped(&first, 2) + &wrapped(&second, 2)
+    let mut out = wrapped(&first, 2) + &wrapped(&second, 2);
+    if text.unknown_tokens > 0 {
+        let unknown = format!(
+            "{} of the tokens ({:.2}%) are characters that the tokenizer does not know: {}; bits/byte count 8 bits for \
+             each of their bytes, nats/token do not",
+            grouped(text.unknown_tokens),
+            100.0 * text.unknown_share,
+            visible(&text.unknown_characters).replace('␣', " ")
+        );
+        out += &wrapped(&unknown, 2);
+    }
+    let dropped = report.training.as_ref().and_then(|training| training.train.dropped_share.last());
+    if let Some(dropped) = dropped {
+        out += &wrapped(
+            &format!(
+                "in training {:.1}% of the choices were dropped at the end, because the expert was full; here none is",
+                100.0 * dropped
+            ),
+            2,
+        );
+    }
+    out
 }
 
 fn layers(report: &Report) -> String {

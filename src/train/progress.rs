@@ -76,16 +76,18 @@ impl Progress {
     /// A line of `metrics.jsonl`: training lines where there is no bar, evaluations always.
     pub fn log(&self, record: &Record) {
         let Record { step, loss, bits_per_byte, .. } = record;
+        let dropped = record.dropped_share.map_or(String::new(), |share| format!(", {:.1}% dropped", 100.0 * share));
+        let unknown = record.unknown_share.map_or(String::new(), |share| format!(", {:.1}% unknown", 100.0 * share));
         if let Some(ngram) = record.ngram_bits_per_byte {
             let verdict = if *bits_per_byte < ngram { "below" } else { "above" };
             self.line(&format!(
                 "step {step}: validation loss {loss:.4} nats/token, {bits_per_byte:.4} bits/byte ({verdict} the n-gram \
-                 baseline's {ngram:.4})"
+                 baseline's {ngram:.4}){unknown}"
             ));
         } else if self.bar.is_none() {
             let load = record.expert_load.iter().map(|load| load_picture(load)).collect::<Vec<_>>().join(" ");
             self.line(&format!(
-                "step {step}: loss {loss:.4}, lr {:.2e}, {:.0} tokens/s, {} left  {load}",
+                "step {step}: loss {loss:.4}, lr {:.2e}, {:.0} tokens/s, {} left{dropped}  {load}",
                 record.lr,
                 self.tokens_per_s(),
                 duration(self.seconds_left(*step))
