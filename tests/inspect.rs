@@ -258,7 +258,7 @@ fn characters_that_a_tokenizer_does_not_know_are_counted_named_and_paid_for() {
     }
     // Of the training split, too: its letters are unknown to the second, and a step's bits pay for them.
     let line = last_line(&workspace, "few", "train");
-    assert!(line["unknown_share"].as_f64().unwrap() > 0.3 && line["bits_per_byte"].as_f64().unwrap() > 3.0, "{line}");
+    assert!(line["unknown_share"].as_f64().unwrap() > 0.2 && line["bits_per_byte"].as_f64().unwrap() > 3.0, "{line}");
     assert!(last_line(&workspace, "chars", "train").get("unknown_share").is_none());
     // A tokenizer that knows all bytes has nothing to say of it.
     workspace.succeeds("train tiny.toml --run bytes --set data.sources=[\"mixed.txt\"]");
