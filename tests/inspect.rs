@@ -207,7 +207,7 @@ fn dense_models_and_single_choices_and_lone_checkpoints_are_inspected_too() {
 
 fn last_line(workspace: &Workspace, run: &str, split: &str) -> Value {
     let metrics = workspace.read(&format!("{run}/metrics.jsonl"));
-    metrics.lines().map(json).filter(|line| line["split"] == split).last().unwrap()
+    metrics.lines().rev().map(json).find(|line| line["split"] == split).unwrap()
 }
 
 /// A tokenizer.json that knows a few letters and has one token for all others.
