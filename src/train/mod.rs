@@ -138,11 +138,11 @@ impl Trainer {
             return Ok(Ending::StoppedEarly);
         }
         if let Some(message) = self.prepared.unknown_tokens() {
-            progress.warn(&message);
+            log::warn!("{message}");
         }
         let mut ending = if self.state.step >= last { Ending::Finished } else { Ending::Paused };
         while self.state.step < last.min(pause_at) {
-            let report = self.step(progress)?;
+            let report = self.step()?;
             let step = self.state.step;
             self.dropped.push(report.routed.dropped_share);
             progress.step(step, report.loss, self.tokens_per_step(), &report.routed.expert_load);
@@ -153,8 +153,8 @@ impl Trainer {
             let mut save = every(self.config.train.checkpoint_interval);
             if every(self.config.train.eval_interval) {
                 save |= self.evaluate(report.learning_rate, progress)?;
-                self.warn_of_dropped(progress);
-                self.draw_sample(progress)?;
+                self.warn_of_dropped();
+                self.draw_sample()?;
             }
             let stop = self.is_out_of_patience();
             let interrupt = interrupted.load(Ordering::SeqCst);
@@ -301,22 +301,22 @@ impl Trainer {
     }
 
     /// Tokens that a full expert drops pass the layer without it: many of them, and the model learns less than it could.
-    fn warn_of_dropped(&mut self, progress: &Progress) {
+    fn warn_of_dropped(&mut self) {
         let steps = std::mem::take(&mut self.dropped);
         let share = steps.iter().sum::<f64>() / steps.len().max(1) as f64;
         if share > MAX_DROPPED {
-            progress.warn(&format!(
+            log::warn!(
                 "step {}: since the last evaluation {:.0}% of the choices were dropped because the expert was full; \
                  router.capacity_factor = {} is too small for how uneven the load is: raise it, or set it to 0, which \
                  drops none",
                 self.state.step,
                 100.0 * share,
                 self.config.router.capacity_factor
-            ));
+            );
         }
     }
 
-    fn draw_sample(&mut self, progress: &mut Progress) -> Result<()> {
+    fn draw_sample(&mut self) -> Result<()> {
         let train = &self.config.train;
         if train.sample_tokens == 0 {
             return Ok(());
@@ -324,7 +324,7 @@ impl Trainer {
         let options = SamplingOptions { seed: train.seed, ..SamplingOptions::default() };
         let prompt = Prompt { text: &train.sample_prompt, tokens: train.sample_tokens };
         let text = generate_text(&self.prepared.model, &self.prepared.tokenizer, &prompt, &options)?;
-        progress.sample(&text);
+        log::debug!("sample: {text}");
         self.state.samples_bytes += self.directory.append_sample(self.state.step, &text)?;
         Ok(())
     }
