@@ -5,11 +5,12 @@ use super::{Global, Trained};
 use crate::checkpoint;
 use crate::dataset::Tokens;
 use crate::error::Failure;
+use crate::model::transformer::Transformer;
 use crate::routing::log::{Entry, Recall, RoutingLog, Source};
 use crate::routing::{
     CheckpointSaturation, Comparison, Context, ModelFacts, Report, RunFacts, Saturation, Side, Style, Trace, Traced,
-    blocks, domains_of, excerpt_positions, history, knock_out, load, match_layers, overlap, page, render,
-    render_comparison,
+    blocks, domains_of, excerpt_positions, history, knock_out, knockout_passes, load, match_layers, overlap, page,
+    render, render_comparison,
 };
 use crate::terminal::Phase;
 use crate::train::evaluate::Seen;
@@ -19,7 +20,10 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+/// A measurement of the loss without each expert that takes less than this is made unasked.
+const SHORT_KNOCKOUT: Duration = Duration::from_secs(20);
 /// Tokens that earlier checkpoints are compared on.
 const SATURATION_TOKENS: usize = 16_384;
 
@@ -41,9 +45,12 @@ pub struct InspectArgs {
     /// All numbers as one JSON object instead of text
     #[arg(long)]
     json: bool,
-    /// Measure the loss without each expert, one after the other (slow: two partial passes for each)
-    #[arg(long)]
+    /// Measure the loss without each expert, however long it takes [default: where it takes less than 20 s]
+    #[arg(long, conflicts_with = "no_knockout")]
     knockout: bool,
+    /// Leave the loss without each expert out
+    #[arg(long)]
+    no_knockout: bool,
     /// Put other runs or checkpoints beside RUN (or beside the first of these) on the same text, their experts matched
     /// by what they serve
     #[arg(long, value_name = "RUN", num_args = 1..)]
@@ -71,9 +78,11 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<()> {
     let model = &trained.model;
     let excerpts = excerpt_positions(&tokens, model.moe_layers().len() * model.model.num_experts_per_tok);
     let time = trained.context(args.context)?;
+    let start = Instant::now();
     let trace = traced(&trained, &tokens, time, &excerpts, args.routing_log.as_deref())?;
+    let knockout = wants_knockouts(&args, model, start.elapsed());
     let traced = Traced { model, tokenizer: &trained.tokenizer, tokens: &tokens, trace: &trace, excerpts: &excerpts };
-    let mut report = Report::new(&traced, context(&args, &trained, &texts, &traced)?);
+    let mut report = Report::new(&traced, context(&args, &trained, &texts, &traced, knockout)?);
     for other in &others {
         report.comparisons.push(comparison(&traced, &report, other, &texts)?);
     }
@@ -158,8 +167,24 @@ fn write_entries(
     Ok(())
 }
 
+/// Whether to measure the loss without each expert, when a pass over the text took `pass`: if it was asked for, or is
+/// quickly done and shown.
+fn wants_knockouts(args: &InspectArgs, model: &Transformer, pass: Duration) -> bool {
+    let is_shown = args.compare.is_empty() || args.out.is_some() || args.json;
+    if args.knockout || args.no_knockout || !is_shown || model.model.num_experts < 2 {
+        return args.knockout;
+    }
+    let estimate = pass.mul_f64(knockout_passes(model));
+    if estimate >= SHORT_KNOCKOUT {
+        let seconds = estimate.as_secs();
+        let time = if seconds < 90 { format!("{seconds} s") } else { format!("{} min", seconds.div_ceil(60)) };
+        log::info!("the loss without each expert is left out: it would take about {time}; --knockout measures it");
+    }
+    estimate < SHORT_KNOCKOUT
+}
+
 /// What stands around the trace: the run, its history, its other checkpoints, knockouts.
-fn context(args: &InspectArgs, trained: &Trained, texts: &Texts, traced: &Traced) -> Result<Context> {
+fn context(args: &InspectArgs, trained: &Trained, texts: &Texts, traced: &Traced, knockout: bool) -> Result<Context> {
     let run = run_directory(&trained.checkpoint);
     let training = run.as_ref().and_then(|run| history(&run.join("metrics.jsonl")));
     let whole = args.data.is_empty();
@@ -177,7 +202,7 @@ fn context(args: &InspectArgs, trained: &Trained, texts: &Texts, traced: &Traced
         ngram_bits_per_byte: training.as_ref().and_then(|training| training.ngram_bits_per_byte).filter(|_| whole),
         training,
         saturation: saturation(trained, traced)?,
-        knockouts: if args.knockout { knockouts(traced)? } else { None },
+        knockouts: if knockout { knockouts(traced)? } else { None },
         names: texts.names(),
     })
 }

@@ -106,6 +106,14 @@ impl Differences {
 
 const REMOVALS: [Removal; 2] = [Removal::Renormalised, Removal::Zeroed];
 
+/// About how many passes over a text [`knock_out`] takes, as parts of a layer's depth: two for each expert, from its layer
+/// on.
+pub fn knockout_passes(model: &Transformer) -> f64 {
+    let depth = model.model.num_hidden_layers.max(1) as f64;
+    let of = |layer: usize| (REMOVALS.len() * model.model.num_experts) as f64 * (depth - layer as f64) / depth;
+    1.0 + model.moe_layers().into_iter().map(of).sum::<f64>()
+}
+
 /// Takes out every expert of every MoE layer in turn, in windows of `time` tokens. `losses_N` are those with all experts, `domains_N` the domain of
 /// each position. `progress` hears how many of the text's tokens are done.
 pub fn knock_out(

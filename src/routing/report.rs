@@ -5,7 +5,7 @@ use super::classes::{self, Class, ClassSpecialisation, ClassTotals};
 use super::compare::Comparison;
 use super::domains::{self, DomainSpecialisation};
 use super::excerpt::{Excerpt, domains_of, excerpts};
-use super::facts::{self, Fact};
+use super::facts::{Fact, Findings, Name, Significance};
 use super::gate::{Gate, gate};
 use super::history::History;
 use super::importance::{self, Importance, Knockouts};
@@ -33,6 +33,8 @@ pub struct Report {
     pub text: TextFacts,
     /// Most notable first.
     pub facts: Vec<Fact>,
+    /// What they, and the experts' labels, needed to count.
+    pub significance: Significance,
     pub domains: Vec<DomainTotals>,
     pub classes: Vec<ClassTotals>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,6 +103,7 @@ pub struct TextFacts {
     pub unknown_characters: String,
     /// Tokens in a window.
     pub context: usize,
+    pub documents: usize,
     /// Nats per token.
     pub loss: f64,
     pub perplexity: f64,
@@ -124,6 +127,8 @@ pub struct LayerReport {
     pub layer: usize,
     /// What each expert stands out for, in a few words; may be empty.
     pub labels: Vec<String>,
+    /// What it serves most, and what it stands out for most.
+    pub names: Vec<Name>,
     /// Tokens that reach each expert.
     #[serde(skip)]
     pub counts: Vec<u64>,
@@ -190,14 +195,24 @@ impl Report {
             .map(|layer| layer_report(traced, layer, &labels, knockouts.as_mut().and_then(Iterator::next)))
             .collect();
         let class_totals = classes::class_totals(trace, &labels.present, &labels.classes, &tokens.ids, tokenizer);
-        for layer in &mut layers {
-            layer.labels = facts::labels(layer, &class_totals, &tokens.domains, trace.tokens() as u64);
-        }
         let domain_losses =
             importance::domain_losses(&trace.losses_N, &domains_of(&labels.blocks), tokens.domains.len());
         let names = tokens.domains.iter().zip(domain_losses);
         let domains: Vec<DomainTotals> =
             names.map(|(name, (tokens, loss))| DomainTotals { name: name.clone(), tokens, loss }).collect();
+        let findings = Findings {
+            classes: &class_totals,
+            domains: &domains,
+            tokens: trace.tokens() as u64,
+            experts_per_token: trace.experts_per_token,
+            windows: trace.tokens().div_ceil(trace.time.max(1)),
+            significance: Significance::of(&layers, &class_totals, &domains, trace.experts_per_token),
+        };
+        for layer in &mut layers {
+            layer.labels = findings.labels(layer);
+            layer.names = findings.names(layer);
+        }
+        let (facts, significance) = (findings.facts(&layers), findings.significance);
         let text_of = |position: usize| tokens.texts.partition_point(|(range, _)| range.end <= position);
         let name = |position: usize| context.names.get(text_of(position)).cloned().unwrap_or_default();
         let shape = (trace.num_experts, trace.experts_per_token);
@@ -216,12 +231,14 @@ impl Report {
                 unknown_share: predicted.unknown_share(),
                 unknown_characters: tokens.unknown.names(),
                 context: trace.time,
+                documents: tokens.texts.len(),
                 loss,
                 perplexity: loss.exp(),
                 bits_per_byte: predicted.bits_per_byte(loss),
                 ngram_bits_per_byte: context.ngram_bits_per_byte,
             },
-            facts: facts::facts(&layers, &class_totals, &domains, trace.tokens() as u64),
+            facts,
+            significance,
             domains,
             classes: class_totals,
             training: context.training,
@@ -264,6 +281,7 @@ fn layer_report(traced: &Traced, layer: &LayerTrace, labels: &Labels, knockouts:
     LayerReport {
         layer: layer.layer,
         labels: Vec::new(),
+        names: Vec::new(),
         load: load(&counts),
         gate: gate(&layer.sums, &counts),
         domains: domains::domain_specialisation(layer, &labels.blocks, tokens.domains.len(), shape, block_length),
@@ -356,9 +374,15 @@ mod tests {
         let first = &report.facts[0];
         assert_eq!((first.measure, first.layer, first.expert), (Measure::Class, Some(0), Some(2)));
         // Four of the 18 bytes of a line.
-        assert_eq!(first.text, "Layer 0, expert 2 handles 100% of numbers and dates (22% of all tokens come here)");
+        assert_eq!(first.text, "Layer 0, expert 2 gets 100% of numbers and dates (22% of all tokens come here)");
         assert!(report.facts.iter().any(|fact| fact.text.contains("1 of 4 experts is dead")), "{:?}", report.facts);
         assert_eq!(report.layers[0].labels[2], "numbers and dates");
+        // Experts 0 and 1 serve every kind but numbers; most of it is inside words, which nobody else serves either.
+        let names = &report.layers[0].names;
+        assert_eq!((names[2].mostly, names[2].mostly_share), (Some("numbers and dates"), Some(1.0)));
+        assert_eq!((names[0].mostly, names[3].mostly), (Some("word continuations"), None));
+        assert!((names[0].mostly_share.unwrap() - 8.0 / 14.0).abs() < 0.01, "{names:?}");
+        assert!(report.facts.iter().all(|fact| fact.evidence >= report.significance.bits), "{report:?}");
         assert_eq!((report.layers[0].labels[3].as_str(), &report.layers[0].load.dead[..]), ("", &[3][..]));
     }
 
