@@ -5,6 +5,7 @@ use crate::baseline::ngram_baseline;
 use crate::config::DataConfig;
 use crate::dataset::{Coverage, Part, Tokens, split};
 use crate::error::Failure;
+use crate::terminal::Phase;
 use crate::train::evaluate::evaluate;
 use crate::train::prepare::{data_sha256, grouped, read_data};
 use crate::transcript::Document;
@@ -39,6 +40,7 @@ pub(super) struct Texts {
 impl Texts {
     /// The files in `data`; with none, the validation split of the run's own data.
     pub fn read(trained: &Trained, data: &[String]) -> Result<Self> {
+        let _phase = Phase::new("reading the texts");
         if data.is_empty() {
             let config = trained.run_config()?.ok_or_else(|| trained.no_validation_split())?.data;
             let documents = read_data(&config)?;
@@ -102,12 +104,16 @@ pub fn run(args: EvalArgs, _global: &Global) -> Result<()> {
         return Err(Failure::Usage("there is no text to evaluate on".into()).into());
     }
     let context = trained.context(args.context)?;
-    let evaluation = evaluate(&trained.model, &tokens, context, |_| ())?;
+    let phase = Phase::new("measuring the loss");
+    let evaluation = evaluate(&trained.model, &tokens, context, |seen| phase.at(seen.positions.end, tokens.ids.len()))?;
+    drop(phase);
     let predicted = tokens.predicted(&trained.tokenizer);
+    let phase = Phase::new("computing the n-gram baseline");
     let ngram_bits_per_byte = match training {
         Some(training) => Some(ngram_baseline(&texts_of(&training), &texts_of(&parts))?.bits_per_byte),
         None => None,
     };
+    drop(phase);
     let report = Report {
         loss: evaluation.loss,
         perplexity: evaluation.loss.exp(),

@@ -2,6 +2,7 @@
 
 use super::compare::{Comparison, LayerComparison, ModelFacts};
 use super::summary::{Style, heading, wrapped};
+use crate::terminal;
 use crate::train::prepare::grouped;
 
 /// Pairs of experts listed for a layer, the most similar first.
@@ -10,6 +11,7 @@ const PAIRS: usize = 24;
 /// The whole comparison. Lines end with a newline.
 pub fn render_comparison(comparison: &Comparison, style: Style) -> String {
     let Comparison { a, b, a_facts, b_facts, layers, .. } = comparison;
+    let (a, b) = (terminal::line(a), terminal::line(b));
     let mut out = format!("A  {a}\nB  {b}\n\n{:<22}  {:>14}  {:>14}\n", "", "A", "B");
     let mut row = |name: &str, value: &dyn Fn(&ModelFacts) -> String| {
         out += &format!("{name:<22}  {:>14}  {:>14}\n", value(a_facts), value(b_facts));
