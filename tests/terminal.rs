@@ -384,6 +384,8 @@ fn every_path_may_have_a_name_that_is_not_utf8() {
         run(&[&train[..], &[b"--resume"]].concat());
     }
     run(&[b"eval", b"r\xff"]);
+    let source = output(workspace.command().args([OsStr::new("eval"), &odd(b"r\xff"), OsStr::new("--data"), &folder]));
+    source.assert_refusal("a source that is not UTF-8", 2, &["UTF-8", "name the folder"]);
     run(&[b"inspect", b"r\xff", b"--out", b"page\xff", b"--routing-log", b"log\xff"]);
     run(&[
         b"sample",

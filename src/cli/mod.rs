@@ -22,6 +22,7 @@ use crate::terminal::{self, Colours, Phase, Verbosity};
 use crate::tokenizer::Tokenizer;
 use crate::train::state::TrainerState;
 use anyhow::Result;
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde_json::{Map, json};
 use std::ffi::OsString;
@@ -162,8 +163,15 @@ fn program() -> clap::Command {
 /// Reports a command line that clap refuses, or prints the help that was asked for.
 fn refuse(error: &clap::Error) -> ExitCode {
     // Arguments stand in the message as they were given.
-    let message = error.render().to_string();
-    _ = if message != terminal::text(&message) {
+    let message = match error.kind() {
+        ErrorKind::InvalidUtf8 => {
+            "error: an argument is not UTF-8 text, which prompts, settings and sources have to be; \
+                                   for a source, name the folder it is in, where files may have any name\n"
+                .to_owned()
+        }
+        _ => error.render().to_string(),
+    };
+    _ = if error.kind() == ErrorKind::InvalidUtf8 || message != terminal::text(&message) {
         write!(io::stderr(), "{}", terminal::text(&message))
     } else {
         error.print()
