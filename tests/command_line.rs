@@ -274,7 +274,8 @@ fn a_run_that_diverges_exits_with_3_and_keeps_a_sound_checkpoint() {
         let run = format!("r{number}");
         let train = format!("train tiny.toml --run {run} {settings} --set optimizer.learning_rate={learning_rate}");
         workspace.refuses(&train, 3, &["training diverged in step", "optimizer.learning_rate"]);
-        let metrics = workspace.read(&format!("{run}/metrics.jsonl"));
+        // Nothing is logged of a first step that makes the weights bad.
+        let metrics = fs::read_to_string(workspace.path(&run).join("metrics.jsonl")).unwrap_or_default();
         assert!(!metrics.contains("null"), "{learning_rate}: {metrics}");
         if workspace.path(&run).join("checkpoints/latest").exists() {
             workspace.succeeds(&format!("eval {run}"));
@@ -306,12 +307,11 @@ fn outputs_replace_nothing_that_is_read_or_of_another_kind() {
         ("sample r --tokens 3 --routing-log talk.txt".into(), "is not a routing log"),
         ("sample r --tokens 3 --routing-log r/metrics.jsonl".into(), "is not a routing log"),
         ("sample r --tokens 3 --routing-log r".into(), "is a directory"),
-        // A log may be a prompt or a text, too.
+        // A log may be a prompt, too.
         (
             "sample r --tokens 3 --prompt-file log.jsonl --routing-log soft.jsonl".into(),
             "is the same file as log.jsonl",
         ),
-        ("inspect r --data log.jsonl --routing-log log.jsonl".into(), "is being read"),
         ("inspect r --data talk.txt --routing-log talk.txt".into(), "is being read"),
         ("inspect r --routing-log r/samples.txt".into(), "is not a routing log"),
         ("inspect r --out site".into(), "is not a routing report"),
