@@ -15,7 +15,7 @@ fn root() -> &'static Path {
 }
 
 fn documents(options: ReadOptions) -> Vec<Document> {
-    read_sources(&[root().join("data").to_str().unwrap().to_string()], options).unwrap()
+    read_sources(Path::new(""), &[root().join("data").to_str().unwrap().to_string()], options).unwrap()
 }
 
 fn files_below(folder: &Path) -> Vec<PathBuf> {

@@ -6,6 +6,9 @@ pub mod config;
 pub mod eval;
 pub mod export;
 pub mod inspect;
+mod operands;
+pub mod resume;
+pub mod runs;
 pub mod sample;
 pub mod train;
 
@@ -87,8 +90,12 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Train a model from a configuration file
+    /// Train a model from a configuration, on texts, or both
     Train(train::TrainArgs),
+    /// Continue a run
+    Resume(resume::ResumeArgs),
+    /// List runs and compare them
+    Runs(runs::RunsArgs),
     /// Sample text from a checkpoint, with a per-token expert log
     Sample(sample::SampleArgs),
     /// See what the router does and what the experts know
@@ -99,7 +106,7 @@ enum Command {
     Export(export::ExportArgs),
     /// Time training and sampling on this machine
     Bench(bench::BenchArgs),
-    /// Print the defaults, or check a configuration file
+    /// Print the defaults or a configuration that comes with the program, or check one
     Config(config::ConfigArgs),
 }
 
@@ -138,6 +145,8 @@ fn run(cli: Cli) -> Result<()> {
     simd::check_environment()?;
     match cli.command {
         Command::Train(args) => train::run(args, &cli.global),
+        Command::Resume(args) => resume::run(args, &cli.global),
+        Command::Runs(args) => runs::run(args),
         Command::Sample(args) => sample::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args, &cli.global),
         Command::Eval(args) => eval::run(args, &cli.global),

@@ -9,9 +9,10 @@ use crate::error::Failure;
 use crate::model::transformer::Transformer;
 use crate::tokenizer::Tokenizer;
 use crate::transcript::{Document, ReadOptions, for_each_document, read_sources};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use std::path::Path;
 use std::thread::JoinHandle;
 
 /// Text, tokenizer and model of a run.
@@ -48,10 +49,29 @@ enum Pending {
 
 /// Reads the configured sources.
 pub fn read_data(data: &DataConfig) -> Result<Vec<Document>> {
-    read_sources(&data.sources, read_options(data))
+    read_sources(Path::new(&data.directory), &data.sources, read_options(data))
 }
 
-pub(super) fn read_options(data: &DataConfig) -> ReadOptions {
+/// As [`read_data`], for more text than fits in memory.
+pub fn for_each_text(data: &DataConfig, visit: impl FnMut(Document) -> Result<()>) -> Result<()> {
+    for_each_document(Path::new(&data.directory), &data.sources, read_options(data), visit)
+}
+
+/// Bytes of text in the configured sources, counted as far as `enough`.
+pub fn text_bytes(data: &DataConfig, enough: usize) -> Result<usize> {
+    let mut bytes = 0;
+    let counted = for_each_text(data, |document| {
+        bytes += document.text.len();
+        ensure!(bytes < enough, "this is enough");
+        Ok(())
+    });
+    if bytes < enough {
+        counted?;
+    }
+    Ok(bytes)
+}
+
+fn read_options(data: &DataConfig) -> ReadOptions {
     ReadOptions { keep_timestamps: data.keep_timestamps, keep_speakers: data.keep_speakers }
 }
 
@@ -100,7 +120,7 @@ impl Prepared {
         let sampled = sample.is_partial().then(|| sample.describe());
         let baseline = Pending::start(sample.texts(), held_out.texts())?;
         let (mut training, mut validation, mut hash) = (Tokens::default(), Tokens::default(), DataHash::default());
-        for_each_document(&config.data.sources, read_options(&config.data), |document| {
+        for_each_text(&config.data, |document| {
             hash.add(&document);
             let (head, tail) = split(std::slice::from_ref(&document), config.data.validation_fraction);
             head.iter().try_for_each(|part| training.push(part, &tokenizer))?;
@@ -134,9 +154,7 @@ impl Prepared {
 
     /// Sizes of model and data in a line or two.
     pub fn describe(&self, config: &Config) -> String {
-        let train = &config.train;
-        let tokens_per_step =
-            train.batch_size * train.gradient_accumulation_steps * config.model.max_position_embeddings;
+        let (train, tokens_per_step) = (&config.train, config.tokens_per_step());
         format!(
             "{} parameters, {} of them active for a token; vocabulary {}\n{} training tokens, {} validation tokens; {} \
              steps of {tokens_per_step} tokens ({:.1} epochs)",

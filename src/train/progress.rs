@@ -134,7 +134,8 @@ fn load_picture(load_E: &[f64]) -> String {
     load_E.iter().map(|load| BARS[height(load)]).collect()
 }
 
-fn duration(seconds: f64) -> String {
+/// As in 12s, 1m15s, 2h05m.
+pub fn duration(seconds: f64) -> String {
     let seconds = seconds.round() as u64;
     match seconds {
         0..60 => format!("{seconds}s"),

@@ -46,13 +46,14 @@ const PART_BYTES: usize = 16 << 20;
 const MAX_LINE_BYTES: usize = 64 << 20;
 
 /// Expands each source (a file, a directory searched recursively, or a glob; `path=domain` carries a label unless a
-/// file of that whole name exists) and reads every file, sorted by name and each once.
+/// file of that whole name exists) and reads every file, sorted by name and each once. Relative sources are in
+/// `directory`, or in the current directory if it is empty.
 ///
 /// Errors are [`Failure::Usage`](crate::error::Failure::Usage) where a source names nothing to read, and otherwise
 /// tell file and line of what cannot be read.
-pub fn read_sources(sources: &[String], options: ReadOptions) -> Result<Vec<Document>> {
+pub fn read_sources(directory: &Path, sources: &[String], options: ReadOptions) -> Result<Vec<Document>> {
     let mut documents = Vec::new();
-    for_each_document(sources, options, |document| {
+    for_each_document(directory, sources, options, |document| {
         documents.push(document);
         Ok(())
     })?;
@@ -61,11 +62,12 @@ pub fn read_sources(sources: &[String], options: ReadOptions) -> Result<Vec<Docu
 
 /// As [`read_sources`], for more text than fits in memory: hands each document over before it reads on.
 pub fn for_each_document(
+    directory: &Path,
     sources: &[String],
     options: ReadOptions,
     mut visit: impl FnMut(Document) -> Result<()>,
 ) -> Result<()> {
-    for source in sources::expand(sources)? {
+    for source in sources::expand(directory, sources)? {
         read_file(&source, options, &mut visit)?;
     }
     Ok(())
@@ -193,7 +195,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(file);
         fs::write(&path, bytes).unwrap();
-        read_sources(&[path.to_str().unwrap().to_string()], DEFAULT)
+        read_sources(Path::new(""), &[path.to_str().unwrap().to_string()], DEFAULT)
     }
 
     fn error_of(file: &str, bytes: &[u8]) -> String {
@@ -247,7 +249,8 @@ mod tests {
             let path = folder.path().join(name);
             // Sparse: it takes no room on the disk.
             File::create(&path).unwrap().set_len(bytes).unwrap();
-            let error = read_sources(&[path.to_str().unwrap().to_string()], DEFAULT).unwrap_err().to_string();
+            let error =
+                read_sources(Path::new(""), &[path.to_str().unwrap().to_string()], DEFAULT).unwrap_err().to_string();
             assert!(error.contains(message), "{error}");
         }
     }
@@ -319,18 +322,18 @@ mod tests {
             fs::write(folder.path().join(name), contents).unwrap();
             folder.path().join(name).to_str().unwrap().to_string()
         };
-        let documents = read_sources(&[write("a.txt", &text)], DEFAULT).unwrap();
+        let documents = read_sources(Path::new(""), &[write("a.txt", &text)], DEFAULT).unwrap();
         assert_eq!(documents.len(), 3);
         assert!(documents[1].name.ends_with("a.txt (part 2)"), "{}", documents[1].name);
         assert!(documents.iter().all(|part| part.text.ends_with('\n') && part.text.len() < PART_BYTES + 1000));
         assert!(documents.iter().map(|part| part.text.as_str()).collect::<String>() == text);
 
         let jsonl: String = text.lines().step_by(2).map(|line| format!("{{\"text\": \"{line}\"}}\n")).collect();
-        let documents = read_sources(&[write("b.jsonl", &jsonl)], DEFAULT).unwrap();
+        let documents = read_sources(Path::new(""), &[write("b.jsonl", &jsonl)], DEFAULT).unwrap();
         assert_eq!(documents.len(), text.lines().count().div_ceil(2));
         assert!(documents.last().unwrap().name.ends_with(&format!("b.jsonl:{}", documents.len())));
         let broken = write("c.jsonl", &format!("{jsonl}{{\"text\": 1}}\n"));
-        let error = read_sources(&[broken], DEFAULT).unwrap_err().to_string();
+        let error = read_sources(Path::new(""), &[broken], DEFAULT).unwrap_err().to_string();
         assert!(error.contains(&format!("c.jsonl:{}: ", documents.len() + 1)), "{error}");
     }
 
@@ -383,7 +386,7 @@ mod tests {
             eprintln!("skipped: no {file} among the real transcripts");
             return None;
         }
-        Some(read_sources(&[path.to_str().unwrap().to_string()], options).unwrap())
+        Some(read_sources(Path::new(""), &[path.to_str().unwrap().to_string()], options).unwrap())
     }
 
     #[test]

@@ -1,0 +1,84 @@
+//! `tinymoe resume`: a run goes on where it was saved last, with its own configuration.
+
+use super::{Global, train};
+use crate::config::Config;
+use crate::tokenizer::Tokenizer;
+use crate::train::overview::Overview;
+use crate::train::prepare::Prepared;
+use crate::train::progress::Verbosity;
+use crate::train::resume::describe_new_length;
+use crate::train::run_directory::RunDirectory;
+use crate::train::state::TrainerState;
+use crate::train::{Ending, Trainer};
+use anyhow::Result;
+use clap::Args;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    /// The run's directory
+    pub(super) run: PathBuf,
+    /// Change a value that may change (docs/trust.md), as in `--set train.max_steps=1000`; may be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub(super) overrides: Vec<String>,
+    /// Pause after step N: save and end, to be resumed later
+    #[arg(long, value_name = "N")]
+    pub(super) steps: Option<usize>,
+}
+
+/// # Errors
+/// As `train`, and a run that cannot be resumed.
+pub fn run(args: ResumeArgs, global: &Global) -> Result<()> {
+    let config = RunDirectory::draft(&args.run)?.resolve(&args.overrides)?;
+    go_on(config, &args.run, args.steps, global)
+}
+
+/// Continues the run in `path`, whose configuration `config` must be, apart from what may change.
+pub(super) fn go_on(mut config: Config, path: &Path, pause_at: Option<usize>, global: &Global) -> Result<()> {
+    let (directory, saved) = RunDirectory::open(path, &mut config)?;
+    let newest = directory.newest(|message| {
+        if global.verbosity() > Verbosity::Quiet {
+            _ = writeln!(io::stderr(), "warning: {message}");
+        }
+    })?;
+    let mut note = None;
+    if let Some((_, state)) = &newest {
+        if let Some(ending) = state.ending(&config.train) {
+            directory.relink(state)?;
+            directory.prune(state, saved.train.keep_checkpoints)?;
+            return report_end(state, ending, path);
+        }
+        note = describe_new_length(&saved, &config, state);
+    }
+    let files = newest.map(|(files, _)| files);
+    let tokenizer = files.as_ref().map(|files| Tokenizer::from_json(files.get("tokenizer.json")?, "tokenizer.json"));
+    let prepared = Prepared::new(&config, tokenizer.transpose()?)?;
+    // A crash may have come before that.
+    directory.describe(&prepared)?;
+    let trainer = Trainer::resume(config, prepared, directory, files.as_ref())?;
+    train::session(trainer, path, pause_at, note, global)
+}
+
+/// Says that there is nothing left to do, and how there would be.
+fn report_end(state: &TrainerState, ending: Ending, path: &Path) -> Result<()> {
+    let (step, run) = (state.step, path.display());
+    let (headline, setting) = match ending {
+        Ending::StoppedEarly => ("stopped early", "train.early_stopping_patience=0".to_string()),
+        _ => ("finished", format!("train.max_steps={}", 2 * step)),
+    };
+    let mut out = io::stdout().lock();
+    writeln!(out, "{headline} after step {step} already; nothing was changed")?;
+    let Overview { loss, bits_per_byte, ngram_bits_per_byte, best_step, .. } = Overview::of(path);
+    if let (Some(loss), Some(bits), Some(ngram), Some(best_step)) =
+        (loss, bits_per_byte, ngram_bits_per_byte, best_step)
+    {
+        writeln!(
+            out,
+            "best validation: step {best_step}, loss {loss:.4} nats/token, {bits:.4} bits/byte; n-gram baseline: \
+             {ngram:.4} bits/byte"
+        )?;
+    }
+    writeln!(out, "train on with: tinymoe resume {run} --set {setting}")?;
+    Ok(())
+}

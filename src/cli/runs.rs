@@ -1,0 +1,186 @@
+//! `tinymoe runs`: the runs in a directory, side by side.
+
+use crate::error::Failure;
+use crate::train::overview::{Overview, State, overviews};
+use crate::train::progress::duration;
+use crate::train::resume::differing_keys;
+use anyhow::Result;
+use clap::Args;
+use console::{Term, measure_text_width, truncate_str};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Args)]
+pub struct RunsArgs {
+    /// The directory that holds the runs, or one run
+    #[arg(value_name = "DIR", default_value = "runs")]
+    directory: PathBuf,
+    /// An array of JSON objects instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// A run and the values of the keys in which the configurations of the list differ.
+#[derive(Serialize)]
+struct Listed {
+    name: String,
+    #[serde(flatten)]
+    run: Overview,
+    differences: BTreeMap<String, Value>,
+}
+
+/// # Errors
+/// [`Failure::Usage`] where there is no such directory. Runs that cannot be read are listed as damaged.
+pub fn run(args: RunsArgs) -> Result<()> {
+    let directory = &args.directory;
+    if !directory.is_dir() {
+        let message = format!("{} is not a directory: give the one that holds your runs", directory.display());
+        return Err(Failure::Usage(message).into());
+    }
+    let runs = listed(overviews(directory)?)?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &runs)?;
+        writeln!(out)?;
+    } else if runs.is_empty() {
+        writeln!(out, "no runs in {}", directory.display())?;
+    } else {
+        let is_terminal = io::stdout().is_terminal();
+        let columns = Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns).max(20));
+        for line in table(&runs, if is_terminal { columns } else { usize::MAX }) {
+            writeln!(out, "{line}")?;
+        }
+    }
+    Ok(())
+}
+
+fn listed(runs: Vec<Overview>) -> Result<Vec<Listed>> {
+    let mut keys = BTreeSet::new();
+    let mut configs = runs.iter().filter_map(|run| run.config.as_ref());
+    if let Some(first) = configs.next() {
+        for config in configs {
+            keys.extend(differing_keys(first, config)?);
+        }
+    }
+    runs.into_iter()
+        .map(|run| {
+            let config = serde_json::to_value(&run.config)?;
+            let value = |key: &String| {
+                let (section, name) = key.split_once('.')?;
+                Some((key.clone(), config.get(section)?.get(name)?.clone()))
+            };
+            Ok(Listed { name: name_of(&run.path), differences: keys.iter().filter_map(value).collect(), run })
+        })
+        .collect()
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy()).into_owned()
+}
+
+/// A column: its title, how soon it gives way where the terminal is narrow (0: never), and what it shows of a run.
+struct Column {
+    title: &'static str,
+    gives_way: u8,
+    cell: fn(&Listed) -> String,
+}
+
+const COLUMNS: [Column; 9] = [
+    Column { title: "run", gives_way: 0, cell: |listed| listed.name.clone() },
+    Column { title: "state", gives_way: 0, cell: |listed| listed.run.state.name().into() },
+    Column { title: "step", gives_way: 2, cell: |listed| steps(&listed.run) },
+    Column { title: "loss", gives_way: 3, cell: |listed| number(listed.run.loss) },
+    Column { title: "bits/byte", gives_way: 1, cell: |listed| number(listed.run.bits_per_byte) },
+    Column { title: "n-gram", gives_way: 4, cell: |listed| number(listed.run.ngram_bits_per_byte) },
+    Column { title: "parameters", gives_way: 5, cell: |listed| count(listed.run.parameters.map(|count| count.total)) },
+    Column { title: "active", gives_way: 6, cell: |listed| count(listed.run.parameters.map(|count| count.active)) },
+    Column { title: "time", gives_way: 7, cell: |listed| listed.run.elapsed_s.map_or_else(missing, duration) },
+];
+
+const GAP: usize = 2;
+
+fn missing() -> String {
+    "-".into()
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or_else(missing, |value| format!("{value:.4}"))
+}
+
+fn steps(run: &Overview) -> String {
+    let show = |steps: Option<usize>| steps.map_or_else(missing, |steps| steps.to_string());
+    format!("{}/{}", show(run.step), show(run.max_steps))
+}
+
+/// As in 935k, 2.56M.
+fn count(value: Option<usize>) -> String {
+    match value {
+        None => missing(),
+        Some(few @ 0..1_000) => few.to_string(),
+        Some(thousands @ 1_000..1_000_000) => format!("{}k", thousands / 1_000),
+        Some(many) => format!("{:.2}M", many as f64 / 1e6),
+    }
+}
+
+/// The table and, below each run, what its configuration has that others have not, or what is damaged. No line is wider
+/// than `width`.
+fn table(runs: &[Listed], width: usize) -> Vec<String> {
+    let mut columns: Vec<(&Column, Vec<String>, usize)> = COLUMNS
+        .iter()
+        .map(|column| {
+            let cells: Vec<String> = runs.iter().map(column.cell).collect();
+            let widest = cells.iter().map(|cell| measure_text_width(cell)).max().unwrap_or(0);
+            (column, cells, widest.max(column.title.len()))
+        })
+        .collect();
+    let total = |columns: &[(&Column, Vec<String>, usize)]| {
+        columns.iter().map(|(_, _, width)| width + GAP).sum::<usize>() - GAP
+    };
+    while total(&columns) > width
+        && let Some(last) = (0..columns.len()).max_by_key(|&place| columns[place].0.gives_way)
+        && columns[last].0.gives_way > 0
+    {
+        columns.remove(last);
+    }
+    let row = |cell: &dyn Fn(&(&Column, Vec<String>, usize)) -> String| {
+        let padded = columns.iter().map(|column| {
+            let text = cell(column);
+            let space = " ".repeat(column.2.saturating_sub(measure_text_width(&text)));
+            // Words to the left, numbers to the right.
+            if column.0.gives_way == 0 { text + &space } else { space + &text }
+        });
+        fitted(padded.collect::<Vec<_>>().join(&" ".repeat(GAP)).trim_end(), width)
+    };
+    let mut lines = vec![row(&|(column, _, _)| column.title.into())];
+    for (place, run) in runs.iter().enumerate() {
+        lines.push(row(&|(_, cells, _)| cells[place].clone()));
+        if let Some(below) = below(run) {
+            lines.push(fitted(&format!("    {below}"), width));
+        }
+    }
+    lines
+}
+
+fn below(listed: &Listed) -> Option<String> {
+    if let (State::Damaged, Some(problem)) = (listed.run.state, &listed.run.problem) {
+        return Some(problem.replace('\n', " "));
+    }
+    let differences: Vec<String> =
+        listed.differences.iter().map(|(key, value)| format!("{key}={}", plain(value))).collect();
+    (!differences.is_empty()).then(|| differences.join(" "))
+}
+
+/// A value as behind `--set`.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) if !text.is_empty() && !text.contains(char::is_whitespace) => text.clone(),
+        value => value.to_string(),
+    }
+}
+
+fn fitted(line: &str, width: usize) -> String {
+    truncate_str(line, width, "…").into_owned()
+}
