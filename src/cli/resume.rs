@@ -1,11 +1,10 @@
 //! `tinymoe resume`: a run goes on where it was saved last, with its own configuration.
 
-use super::{Global, train};
+use super::train;
 use crate::config::Config;
 use crate::tokenizer::Tokenizer;
 use crate::train::overview::Overview;
 use crate::train::prepare::Prepared;
-use crate::train::progress::Verbosity;
 use crate::train::resume::describe_new_length;
 use crate::train::run_directory::RunDirectory;
 use crate::train::state::TrainerState;
@@ -29,19 +28,15 @@ pub struct ResumeArgs {
 
 /// # Errors
 /// As `train`, and a run that cannot be resumed.
-pub fn run(args: ResumeArgs, global: &Global) -> Result<()> {
+pub fn run(args: ResumeArgs) -> Result<()> {
     let config = RunDirectory::draft(&args.run)?.resolve(&args.overrides)?;
-    go_on(config, &args.run, args.steps, global)
+    go_on(config, &args.run, args.steps)
 }
 
 /// Continues the run in `path`, whose configuration `config` must be, apart from what may change.
-pub(super) fn go_on(mut config: Config, path: &Path, pause_at: Option<usize>, global: &Global) -> Result<()> {
+pub(super) fn go_on(mut config: Config, path: &Path, pause_at: Option<usize>) -> Result<()> {
     let (directory, saved) = RunDirectory::open(path, &mut config)?;
-    let newest = directory.newest(|message| {
-        if global.verbosity() > Verbosity::Quiet {
-            _ = writeln!(io::stderr(), "warning: {message}");
-        }
-    })?;
+    let newest = directory.newest()?;
     let mut note = None;
     if let Some((_, state)) = &newest {
         if let Some(ending) = state.ending(&config.train) {
@@ -57,7 +52,7 @@ pub(super) fn go_on(mut config: Config, path: &Path, pause_at: Option<usize>, gl
     // A crash may have come before that.
     directory.describe(&prepared)?;
     let trainer = Trainer::resume(config, prepared, directory, files.as_ref())?;
-    train::session(trainer, path, pause_at, note, global)
+    train::session(trainer, path, pause_at, note)
 }
 
 /// Says that there is nothing left to do, and how there would be.

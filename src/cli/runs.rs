@@ -1,8 +1,8 @@
 //! `tinymoe runs`: the runs in a directory, side by side.
 
 use crate::error::Failure;
+use crate::terminal::{self, duration};
 use crate::train::overview::{Overview, State, overviews};
-use crate::train::progress::duration;
 use crate::train::resume::differing_keys;
 use anyhow::Result;
 use clap::Args;
@@ -89,7 +89,7 @@ struct Column {
 }
 
 const COLUMNS: [Column; 9] = [
-    Column { title: "run", gives_way: 0, cell: |listed| listed.name.clone() },
+    Column { title: "run", gives_way: 0, cell: |listed| terminal::line(&listed.name).into_owned() },
     Column { title: "state", gives_way: 0, cell: |listed| listed.run.state.name().into() },
     Column { title: "step", gives_way: 2, cell: |listed| steps(&listed.run) },
     Column { title: "loss", gives_way: 3, cell: |listed| number(listed.run.loss) },
@@ -182,5 +182,5 @@ fn plain(value: &Value) -> String {
 }
 
 fn fitted(line: &str, width: usize) -> String {
-    truncate_str(line, width, "…").into_owned()
+    truncate_str(&terminal::line(line), width, "…").into_owned()
 }

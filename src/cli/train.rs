@@ -1,7 +1,7 @@
 //! `tinymoe train`: a configuration, texts, or both become a run directory.
 
 use super::operands::{Operand, usage};
-use super::{Global, resume};
+use super::resume;
 use crate::config::shipped::{ENOUGH_BYTES, for_texts};
 use crate::config::{Config, DataConfig, Draft};
 use crate::train::prepare::{Prepared, grouped, text_bytes};
@@ -44,9 +44,9 @@ pub struct TrainArgs {
 
 /// # Errors
 /// Usage errors, interruption, divergence, and whatever keeps files from being read or written.
-pub fn run(args: TrainArgs, global: &Global) -> Result<()> {
+pub fn run(args: TrainArgs) -> Result<()> {
     if let Some(run) = args.resume.then(|| run_to_resume(&args)).flatten() {
-        return resume::run(resume::ResumeArgs { run, overrides: args.overrides, steps: args.steps }, global);
+        return resume::run(resume::ResumeArgs { run, overrides: args.overrides, steps: args.steps });
     }
     if args.resume && args.what.is_empty() {
         return Err(usage("which run? `tinymoe resume RUN`, or `tinymoe train --resume RUN`".into()));
@@ -55,7 +55,7 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<()> {
     let mut config = subject.draft.resolve(&args.overrides)?;
     let path = args.run.unwrap_or_else(|| subject.run.clone());
     if args.resume && !args.dry_run {
-        return resume::go_on(config, &path, args.steps, global);
+        return resume::go_on(config, &path, args.steps);
     }
     subject.check_texts(&config)?;
     config.anchor(&current_directory());
@@ -66,7 +66,7 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<()> {
         return dry_run(&config, subject.choice.as_deref());
     }
     let trainer = start(config, &path)?;
-    session(trainer, &path, args.steps, subject.choice, global)
+    session(trainer, &path, args.steps, subject.choice)
 }
 
 /// The run in `train --resume RUN` and `train --resume --run RUN`.
@@ -194,15 +194,14 @@ pub(super) fn session(
     path: &Path,
     pause_at: Option<usize>,
     note: Option<String>,
-    global: &Global,
 ) -> Result<()> {
     let pause_at = pause_at.unwrap_or(usize::MAX);
     let last = trainer.config().train.max_steps.min(pause_at);
-    let mut progress = Progress::new(global.verbosity(), trainer.state().step, last);
+    let mut progress = Progress::new(trainer.state().step, last);
     if let Some(note) = note {
-        progress.line(&note);
+        log::info!("{note}");
     }
-    progress.line(&format!("{} in {}", trainer.describe(), path.display()));
+    log::info!("{} in {}", trainer.describe(), path.display());
     let interrupted = listen_for_interrupts()?;
     let ending = trainer.run(pause_at, &interrupted, &mut progress)?;
     drop(progress);

@@ -201,13 +201,13 @@ impl RunDirectory {
         checkpoint::prune(&self.checkpoints(), keep, state.due_step as u64)
     }
 
-    /// The newest checkpoint that verifies. Newer ones that do not are reported to `warn` and renamed, because among
+    /// The newest checkpoint that verifies. Newer ones that do not are warned of and renamed, because among
     /// the checkpoints that are to come they would pass for the newest.
     ///
     /// # Errors
     /// [`Failure::CorruptCheckpoint`] if there are checkpoints and none of them verifies, or if the one that does is of
     /// another step than its name says.
-    pub fn newest(&self, mut warn: impl FnMut(String)) -> Result<Option<(Files, TrainerState)>> {
+    pub fn newest(&self) -> Result<Option<(Files, TrainerState)>> {
         let newest = checkpoint::newest(&self.checkpoints())?;
         if let (None, Some((path, reason))) = (&newest.found, newest.rejected.first()) {
             return Err(Failure::CorruptCheckpoint(format!(
@@ -219,7 +219,7 @@ impl RunDirectory {
         }
         for (path, reason) in &newest.rejected {
             let aside = checkpoint::set_aside(path)?;
-            warn(format!("passing over {}, now {}: {reason}", path.display(), aside.display()));
+            log::warn!("passing over {}, now {}: {reason}", path.display(), aside.display());
         }
         let Some((path, files)) = newest.found else { return Ok(None) };
         let state = TrainerState::read(&files).with_context(|| format!("{} cannot be resumed", path.display()))?;
