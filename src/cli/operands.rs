@@ -51,7 +51,7 @@ impl Operand {
                 if let (Some(name), false) = (name, path.exists()) {
                     let path = path.display();
                     return Err(usage(format!(
-                        "there is no file {path}, but {name} comes with the program: leave .toml out"
+                        "there is no file {path}, but {name} comes with the program: give that name instead"
                     )));
                 }
                 Draft::read(path)

@@ -4,10 +4,10 @@ use super::train;
 use crate::config::Config;
 use crate::tokenizer::Tokenizer;
 use crate::train::overview::Overview;
-use crate::train::prepare::Prepared;
+use crate::train::prepare::{Prepared, texts_sha256};
 use crate::train::resume::describe_new_length;
 use crate::train::run_directory::RunDirectory;
-use crate::train::state::TrainerState;
+use crate::train::state::{TrainerState, check_same_data};
 use crate::train::{Ending, Trainer};
 use anyhow::Result;
 use clap::Args;
@@ -37,14 +37,19 @@ pub fn run(args: ResumeArgs) -> Result<()> {
 pub(super) fn go_on(mut config: Config, path: &Path, pause_at: Option<usize>) -> Result<()> {
     let (directory, saved) = RunDirectory::open(path, &mut config)?;
     let newest = directory.newest()?;
-    let mut note = None;
     if let Some((_, state)) = &newest {
         if let Some(ending) = state.ending(&config.train) {
+            // Texts that are gone are no matter any more; others would be another run's.
+            if let Ok(now) = texts_sha256(&config.data) {
+                check_same_data(&now, &state.data_sha256)?;
+            }
             directory.relink(state)?;
             directory.prune(state, saved.train.keep_checkpoints)?;
             return report_end(state, ending, path);
         }
-        note = describe_new_length(&saved, &config, state);
+        if let Some(change) = describe_new_length(&saved, &config, state) {
+            log::info!("{change}");
+        }
     }
     let files = newest.map(|(files, _)| files);
     let tokenizer = files.as_ref().map(|files| Tokenizer::from_json(files.get("tokenizer.json")?, "tokenizer.json"));
@@ -52,7 +57,7 @@ pub(super) fn go_on(mut config: Config, path: &Path, pause_at: Option<usize>) ->
     // A crash may have come before that.
     directory.describe(&prepared)?;
     let trainer = Trainer::resume(config, prepared, directory, files.as_ref())?;
-    train::session(trainer, path, pause_at, note)
+    train::session(trainer, path, pause_at)
 }
 
 /// Says that there is nothing left to do, and how there would be.

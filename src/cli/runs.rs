@@ -184,3 +184,50 @@ fn plain(value: &Value) -> String {
 fn fitted(line: &str, width: usize) -> String {
     truncate_str(&terminal::line(line), width, "…").into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::run_directory::ParameterCounts;
+
+    fn run(name: &str, state: State) -> Listed {
+        let overview = Overview {
+            path: name.into(),
+            state,
+            problem: (state == State::Damaged).then(|| "model.safetensors is damaged\nin many ways".into()),
+            step: Some(500),
+            max_steps: Some(1500),
+            loss: Some(3.5541),
+            best_step: Some(500),
+            bits_per_byte: Some(1.8745),
+            ngram_bits_per_byte: None,
+            parameters: Some(ParameterCounts { total: 2_561_408, active: 939_392 }),
+            elapsed_s: Some(75.0),
+            config: None,
+        };
+        let differences = [("model.num_experts", Value::from(8)), ("train.sample_prompt", Value::from("\n"))];
+        let differences = differences.map(|(key, value)| (key.to_string(), value));
+        Listed { name: name.into(), run: overview, differences: differences.into() }
+    }
+
+    #[test]
+    fn the_table_shows_all_that_fits() {
+        let runs = [run("quickstart", State::Finished), run("languages-語\x1b", State::Damaged)];
+        let wide = table(&runs, usize::MAX).join("\n");
+        assert_eq!(wide.lines().count(), 5);
+        for column in COLUMNS {
+            assert!(wide.lines().next().unwrap().contains(column.title), "{wide}");
+        }
+        assert!(wide.contains("500/1500  3.5541     1.8745       -       2.56M    939k  1m15s"), "{wide}");
+        assert!(wide.contains("    model.num_experts=8 train.sample_prompt=\"\\n\""), "{wide}");
+        assert!(wide.contains("    model.safetensors is damaged in many ways"), "{wide}");
+        assert!(!wide.contains('\x1b'), "{wide}");
+        for width in [100, 80, 50, 30] {
+            let narrow = table(&runs, width);
+            assert_eq!(narrow.len(), 5);
+            assert!(narrow.iter().all(|line| measure_text_width(line) <= width), "{width}: {narrow:#?}");
+            assert!(narrow[1].starts_with("quickstart") && narrow[1].contains("finished"), "{narrow:#?}");
+        }
+        assert!(table(&runs, 50)[0].ends_with("bits/byte"), "{:#?}", table(&runs, 50));
+    }
+}

@@ -65,8 +65,11 @@ pub fn run(args: TrainArgs) -> Result<()> {
         }
         return dry_run(&config, subject.choice.as_deref());
     }
+    if let Some(choice) = &subject.choice {
+        log::info!("{choice}");
+    }
     let trainer = start(config, &path)?;
-    session(trainer, &path, args.steps, subject.choice)
+    session(trainer, &path, args.steps)
 }
 
 /// The run in `train --resume RUN` and `train --resume --run RUN`.
@@ -188,19 +191,11 @@ fn start(config: Config, path: &Path) -> Result<Trainer> {
     Trainer::new(config, prepared, directory)
 }
 
-/// Trains until the end, or until step `pause_at`; `note` is said before.
-pub(super) fn session(
-    mut trainer: Trainer,
-    path: &Path,
-    pause_at: Option<usize>,
-    note: Option<String>,
-) -> Result<()> {
+/// Trains until the end, or until step `pause_at`.
+pub(super) fn session(mut trainer: Trainer, path: &Path, pause_at: Option<usize>) -> Result<()> {
     let pause_at = pause_at.unwrap_or(usize::MAX);
     let last = trainer.config().train.max_steps.min(pause_at);
     let mut progress = Progress::new(trainer.state().step, last);
-    if let Some(note) = note {
-        log::info!("{note}");
-    }
     log::info!("{} in {}", trainer.describe(), path.display());
     let interrupted = listen_for_interrupts()?;
     let ending = trainer.run(pause_at, &interrupted, &mut progress)?;

@@ -57,6 +57,16 @@ pub fn for_each_text(data: &DataConfig, visit: impl FnMut(Document) -> Result<()
     for_each_document(Path::new(&data.directory), &data.sources, read_options(data), visit)
 }
 
+/// [`data_sha256`] of the configured sources.
+pub fn texts_sha256(data: &DataConfig) -> Result<String> {
+    let mut hash = DataHash::default();
+    for_each_text(data, |document| {
+        hash.add(&document);
+        Ok(())
+    })?;
+    Ok(hash.finish())
+}
+
 /// Bytes of text in the configured sources, counted as far as `enough`.
 pub fn text_bytes(data: &DataConfig, enough: usize) -> Result<usize> {
     let mut bytes = 0;
