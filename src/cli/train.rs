@@ -45,7 +45,7 @@ pub struct TrainArgs {
 /// # Errors
 /// Usage errors, interruption, divergence, and whatever keeps files from being read or written.
 pub fn run(args: TrainArgs) -> Result<()> {
-    if let Some(run) = args.resume.then(|| run_to_resume(&args)).flatten() {
+    if let Some(run) = run_to_resume(&args).filter(|_| args.resume && !args.dry_run) {
         return resume::run(resume::ResumeArgs { run, overrides: args.overrides, steps: args.steps });
     }
     if args.resume && args.what.is_empty() {
