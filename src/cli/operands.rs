@@ -4,6 +4,7 @@
 use crate::config::Draft;
 use crate::config::shipped::{Shipped, shipped, unknown};
 use crate::error::Failure;
+use crate::train::resume::command;
 use anyhow::Result;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,7 @@ impl Operand {
             )));
         };
         if path.join("config.toml").is_file() && path.join("checkpoints").exists() {
-            return Err(usage(format!("{shown} is a run; continue it with `tinymoe resume {shown}`")));
+            return Err(usage(format!("{shown} is a run; continue it with `{}`", command(path, &[]))));
         }
         match shipped(text) {
             Some(shipped) if !path.exists() => Ok(Operand::Shipped(shipped)),

@@ -1,11 +1,11 @@
 //! `tinymoe resume`: a run goes on where it was saved last, with its own configuration.
 
-use super::train;
+use super::{train, whole};
 use crate::config::Config;
 use crate::tokenizer::Tokenizer;
 use crate::train::overview::Overview;
-use crate::train::prepare::{Prepared, texts_sha256};
-use crate::train::resume::describe_new_length;
+use crate::train::prepare::{Prepared, grouped, texts_sha256};
+use crate::train::resume::{command, describe_new_length};
 use crate::train::run_directory::RunDirectory;
 use crate::train::state::{TrainerState, check_same_data};
 use crate::train::{Ending, Trainer};
@@ -22,7 +22,7 @@ pub struct ResumeArgs {
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub(super) overrides: Vec<String>,
     /// Pause after step N: save and end, to be resumed later
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     pub(super) steps: Option<usize>,
 }
 
@@ -62,23 +62,24 @@ pub(super) fn go_on(mut config: Config, path: &Path, pause_at: Option<usize>) ->
 
 /// Says that there is nothing left to do, and how there would be.
 fn report_end(state: &TrainerState, ending: Ending, path: &Path) -> Result<()> {
-    let (step, run) = (state.step, path.display());
+    let step = state.step;
     let (headline, setting) = match ending {
         Ending::StoppedEarly => ("stopped early", "train.early_stopping_patience=0".to_string()),
         _ => ("finished", format!("train.max_steps={}", 2 * step)),
     };
     let mut out = io::stdout().lock();
-    writeln!(out, "{headline} after step {step} already; nothing was changed")?;
+    writeln!(out, "{headline} after step {} already; nothing was changed", grouped(step))?;
     let Overview { loss, bits_per_byte, ngram_bits_per_byte, best_step, .. } = Overview::of(path);
     if let (Some(loss), Some(bits), Some(ngram), Some(best_step)) =
         (loss, bits_per_byte, ngram_bits_per_byte, best_step)
     {
         writeln!(
             out,
-            "best validation: step {best_step}, loss {loss:.4} nats/token, {bits:.4} bits/byte; n-gram baseline: \
-             {ngram:.4} bits/byte"
+            "best validation: step {}, loss {loss:.4} nats/token, {bits:.4} bits/byte; n-gram baseline: \
+             {ngram:.4} bits/byte",
+            grouped(best_step)
         )?;
     }
-    writeln!(out, "train on with: tinymoe resume {run} --set {setting}")?;
+    writeln!(out, "train on with `{}`", command(path, &[&setting]))?;
     Ok(())
 }

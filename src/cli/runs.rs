@@ -43,10 +43,9 @@ pub fn run(args: RunsArgs) -> Result<()> {
     let runs = listed(overviews(directory)?)?;
     let mut out = io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &runs)?;
-        writeln!(out)?;
+        writeln!(out, "{}", terminal::json(&serde_json::to_string_pretty(&runs)?))?;
     } else if runs.is_empty() {
-        writeln!(out, "no runs in {}", directory.display())?;
+        writeln!(out, "no runs in {}", terminal::path(directory))?;
     } else {
         let is_terminal = io::stdout().is_terminal();
         let columns = Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns).max(20));

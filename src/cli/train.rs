@@ -1,22 +1,20 @@
 //! `tinymoe train`: a configuration, texts, or both become a run directory.
 
+use super::ending::Session;
 use super::operands::{Operand, usage};
-use super::resume;
+use super::{resume, signals, whole};
 use crate::config::shipped::{ENOUGH_BYTES, for_texts};
 use crate::config::{Config, DataConfig, Draft};
+use crate::terminal;
 use crate::train::prepare::{Prepared, grouped, text_bytes};
 use crate::train::progress::Progress;
 use crate::train::run_directory::RunDirectory;
 use crate::train::{Ending, Trainer};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
@@ -35,7 +33,7 @@ pub struct TrainArgs {
     #[arg(long)]
     resume: bool,
     /// Pause after step N: save and end, to be resumed later
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     steps: Option<usize>,
     /// Check everything, print sizes, train nothing
     #[arg(long)]
@@ -196,24 +194,15 @@ pub(super) fn session(mut trainer: Trainer, path: &Path, pause_at: Option<usize>
     let pause_at = pause_at.unwrap_or(usize::MAX);
     let last = trainer.config().train.max_steps.min(pause_at);
     let mut progress = Progress::new(trainer.state().step, last);
-    log::info!("{} in {}", trainer.describe(), path.display());
-    let interrupted = listen_for_interrupts()?;
+    log::info!("{}\nin {}", trainer.describe(), terminal::path(path));
+    let interrupted = signals::ask_for_a_clean_end()?;
     let ending = trainer.run(pause_at, &interrupted, &mut progress)?;
+    let last_seen = (progress.loss(), progress.tokens_per_s());
     drop(progress);
-    report(&mut trainer, ending, path)
-}
-
-/// Set by the first Ctrl-C (or SIGTERM), which asks for a clean end after the current step; the second leaves at once,
-/// which is safe because checkpoints appear whole or not at all. A hang-up is left to `nohup`.
-fn listen_for_interrupts() -> Result<Arc<AtomicBool>> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // In this order: the shutdown happens where the flag is set already.
-        flag::register_conditional_shutdown(signal, 130, interrupted.clone())
-            .and_then(|_| flag::register(signal, interrupted.clone()))
-            .context("cannot listen for Ctrl-C")?;
-    }
-    Ok(interrupted)
+    let session = Session::new(&mut trainer, ending, path, last_seen)?;
+    let printed = session.print();
+    // A terminal that was closed takes no more words.
+    if ending == Ending::Interrupted { Err(session.error().into()) } else { Ok(printed?) }
 }
 
 fn dry_run(config: &Config, choice: Option<&str>) -> Result<()> {
@@ -229,28 +218,6 @@ fn dry_run(config: &Config, choice: Option<&str>) -> Result<()> {
         "n-gram baseline: {:.4} bits/byte on the validation split (order {})",
         baseline.bits_per_byte, baseline.order
     )?;
-    Ok(())
-}
-
-fn report(trainer: &mut Trainer, ending: Ending, path: &Path) -> Result<()> {
-    let best = trainer.best()?;
-    let state = trainer.state();
-    let step = state.step;
-    let headline = match ending {
-        Ending::Finished => format!("finished after step {step}"),
-        Ending::Paused => format!("paused after step {step}; continue with `{}`", trainer.resume_command()),
-        Ending::StoppedEarly => format!("stopped early after step {step}: the validation loss no longer improves"),
-    };
-    let mut out = io::stdout().lock();
-    writeln!(out, "{headline}")?;
-    if let (Some(best), Some(best_step)) = (best, state.best_step) {
-        writeln!(
-            out,
-            "best validation: step {best_step}, loss {:.4} nats/token, {:.4} bits/byte; n-gram baseline: {:.4} bits/byte",
-            best.loss, best.bits_per_byte, best.ngram_bits_per_byte
-        )?;
-    }
-    writeln!(out, "run: {}", path.display())?;
     Ok(())
 }
 

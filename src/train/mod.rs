@@ -24,6 +24,7 @@ use crate::model::router::Routing;
 use crate::optim::Optimizer;
 use crate::sample::SamplingOptions;
 use crate::sample::generate::{Prompt, generate_text};
+use crate::terminal::Phase;
 use anyhow::{Context, Result};
 use evaluate::{Evaluation, evaluate};
 use metrics::{Record, RoutingAverages};
@@ -54,6 +55,8 @@ pub enum Ending {
     Finished,
     /// The step that was asked for is reached.
     Paused,
+    /// A signal asked for the end; the state is saved.
+    Interrupted,
     /// No better validation loss for as many evaluations as the configuration allows.
     StoppedEarly,
 }
@@ -114,7 +117,7 @@ impl Trainer {
 
     /// The command that goes on with this run.
     pub fn resume_command(&self) -> String {
-        format!("tinymoe resume {}", self.directory.path().display())
+        resume::command(self.directory.path(), &[])
     }
 
     /// Sizes of model and data in a line or two.
@@ -162,13 +165,8 @@ impl Trainer {
             if save || stop || interrupt || step == pause_at {
                 self.save()?;
             }
-            if interrupt {
-                let message =
-                    format!("interrupted after step {step}, which is saved; continue with `{}`", self.resume_command());
-                return Err(Failure::Interrupted(message).into());
-            }
-            if stop {
-                ending = Ending::StoppedEarly;
+            if interrupt || stop {
+                ending = if interrupt { Ending::Interrupted } else { Ending::StoppedEarly };
                 break;
             }
             if step == last {
@@ -186,9 +184,9 @@ impl Trainer {
     fn diverged(&self, step: usize, what: &str) -> Failure {
         Failure::Diverged(format!(
             "training diverged in step {step}: {what}{}. Try a lower optimizer.learning_rate or a longer \
-             optimizer.warmup_steps, or go on past it with `{} --set train.on_bad_numbers=skip` (or =rewind)",
+             optimizer.warmup_steps, or go on past it with `{}` (or =rewind)",
             self.last_checkpoint(),
-            self.resume_command()
+            resume::command(self.directory.path(), &["train.on_bad_numbers=skip"])
         ))
     }
 
@@ -222,7 +220,8 @@ impl Trainer {
         }
     }
 
-    fn elapsed_s(&self) -> f64 {
+    /// Seconds that the run took so far, earlier sessions included.
+    pub fn seconds(&self) -> f64 {
         self.earlier_s + self.started.elapsed().as_secs_f64()
     }
 
@@ -243,7 +242,7 @@ impl Trainer {
         Record {
             step: self.state.step,
             tokens: self.state.tokens,
-            elapsed_s: self.elapsed_s(),
+            elapsed_s: self.seconds(),
             split,
             lr,
             balance_loss: routed.balance_loss,
@@ -264,9 +263,12 @@ impl Trainer {
     fn evaluate(&mut self, lr: f64, progress: &mut Progress) -> Result<bool> {
         let mut routed = RoutingAverages::default();
         let prepared = &mut self.prepared;
+        let phase = Phase::new("measuring the validation loss");
         let evaluation = evaluate(&prepared.model, &prepared.validation, |window| {
+            phase.at(window.positions.end, prepared.validation.ids.len());
             routed.add_weighted(window.routing, window.share);
         })?;
+        drop(phase);
         if !evaluation.loss.is_finite() {
             return Err(self.diverged(self.state.step, &format!("validation loss {}; ", evaluation.loss)).into());
         }

@@ -5,7 +5,9 @@ use super::state::TrainerState;
 use crate::config::Config;
 use crate::error::Failure;
 use crate::optim::schedule::learning_rate;
+use crate::terminal;
 use anyhow::Result;
+use std::ffi::OsString;
 use std::path::Path;
 
 /// Keys that may have another value when a run is resumed, and why that does no harm. All others decide what a step
@@ -27,6 +29,15 @@ const MAY_CHANGE: [(&str, &str); 15] = [
     ("train.sample_prompt", "looking changes nothing"),
     ("train.sample_tokens", "looking changes nothing"),
 ];
+
+/// The command that goes on with a run, with settings (`key=value`) that make it do so.
+pub fn command(run: &Path, settings: &[&str]) -> String {
+    let mut words: Vec<OsString> = vec!["tinymoe".into(), "resume".into(), terminal::operand(run)];
+    for setting in settings {
+        words.extend(["--set".into(), setting.into()]);
+    }
+    terminal::command(&words)
+}
 
 /// Refuses to go on with a run under a configuration that differs in anything else than [`MAY_CHANGE`].
 ///

@@ -46,7 +46,11 @@ impl RunDirectory {
         }
         let name = path.display();
         let is_run = path.join("config.toml").exists();
-        let hint = if is_run { format!("continue that run with `tinymoe resume {name}`, or ") } else { String::new() };
+        let hint = if is_run {
+            format!("continue that run with `{}`, or ", resume::command(path, &[]))
+        } else {
+            String::new()
+        };
         Err(Failure::Usage(format!("{name} exists already; {hint}choose another directory with --run")).into())
     }
 

@@ -38,7 +38,8 @@ pub(super) fn expand(directory: &Path, sources: &[String]) -> Result<Vec<Source>
         }
     }
     let mut files: Vec<Source> = found.into_values().map(|(file, label)| with_domain(file, label)).collect();
-    files.sort_by(|a, b| a.name.cmp(&b.name));
+    // Different names that are not UTF-8 may look the same.
+    files.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
     Ok(files)
 }
 
