@@ -93,7 +93,9 @@ pub fn run(args: EvalArgs, _global: &Global) -> Result<()> {
     let trained = Trained::load(&args.run)?;
     let texts = Texts::read(&trained, &args.data)?;
     let (training, parts) = texts.parts();
+    let phase = Phase::new("encoding the texts");
     let tokens = Tokens::encode(&parts, &trained.tokenizer)?;
+    drop(phase);
     if tokens.ids.len() < 2 {
         return Err(Failure::Usage("there is no text to evaluate on".into()).into());
     }

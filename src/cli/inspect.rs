@@ -1,4 +1,4 @@
-//! `tinymoe inspect`: what the routers do and what the experts know, on the run's validation split or on other text.
+//! `tinymoe inspect`: what the routers do and which tokens the experts get, on the run's validation split or on other text.
 
 use super::eval::Texts;
 use super::{Global, Trained};
@@ -60,7 +60,9 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<()> {
     };
     let trained = Trained::load(first)?;
     let texts = Texts::read(&trained, &args.data)?;
+    let phase = Phase::new("encoding the texts");
     let tokens = Tokens::encode(&texts.parts().1, &trained.tokenizer)?;
+    drop(phase);
     if tokens.ids.len() < 2 {
         return Err(Failure::Usage("there is no text to look at".into()).into());
     }

@@ -154,7 +154,14 @@ impl Trainer {
             }
             let mut save = every(self.config.train.checkpoint_interval);
             if every(self.config.train.eval_interval) {
-                save |= self.evaluate(report.learning_rate, progress)?;
+                let evaluation = self.evaluate(report.learning_rate, progress)?;
+                match evaluation.loss.is_finite() {
+                    true => save |= self.state.best_step == Some(step),
+                    false => {
+                        self.take_back(evaluation.loss, &report.routed)?;
+                        continue;
+                    }
+                }
                 self.draw_sample()?;
             }
             let stop = self.state.ending(&self.config.train) == Some(Ending::StoppedEarly);
@@ -199,8 +206,9 @@ impl Trainer {
     }
 
     /// Aux-loss-free balancing (Wang et al. 2024, algorithm 1): an expert with less than its share of the step's load
-    /// gets a larger bias, one with more a smaller.
-    fn move_biases(&self, routed: &RoutingAverages) {
+    /// gets a larger bias, one with more a smaller. Returns whether all of them are finite.
+    fn move_biases(&self, routed: &RoutingAverages) -> bool {
+        let mut finite = true;
         let rate = self.config.router.bias_update_rate as f32;
         let parameters: &Parameters = &self.prepared.model.parameters;
         let mut values = parameters.values_mut();
@@ -216,8 +224,10 @@ impl Trainer {
                     0.0
                 };
                 *bias += rate * direction;
+                finite &= bias.is_finite();
             }
         }
+        finite
     }
 
     /// Seconds that the run took so far, earlier sessions included.
@@ -259,8 +269,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// Evaluates on the whole validation split; returns whether it is the best so far.
-    fn evaluate(&mut self, lr: f64, progress: &mut Progress) -> Result<bool> {
+    /// Evaluates on the whole validation split. A loss that is not finite is neither logged nor remembered.
+    fn evaluate(&mut self, lr: f64, progress: &mut Progress) -> Result<Evaluation> {
         let mut routed = RoutingAverages::default();
         let prepared = &mut self.prepared;
         let phase = Phase::new("measuring the validation loss");
@@ -270,7 +280,7 @@ impl Trainer {
         })?;
         drop(phase);
         if !evaluation.loss.is_finite() {
-            return Err(self.diverged(self.state.step, &format!("validation loss {}; ", evaluation.loss)).into());
+            return Ok(evaluation);
         }
         let record = Record {
             loss: evaluation.loss,
@@ -280,15 +290,14 @@ impl Trainer {
         };
         progress.log(&record);
         self.append(&record)?;
-        let best = self.state.best_val_loss.is_none_or(|best| evaluation.loss < best);
-        if best {
+        if self.state.best_val_loss.is_none_or(|best| evaluation.loss < best) {
             self.state.best_val_loss = Some(evaluation.loss);
             self.state.best_step = Some(self.state.step);
             self.state.evaluations_without_improvement = 0;
         } else {
             self.state.evaluations_without_improvement += 1;
         }
-        Ok(best)
+        Ok(evaluation)
     }
 
     fn draw_sample(&mut self) -> Result<()> {

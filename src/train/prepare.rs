@@ -13,7 +13,6 @@ use crate::transcript::{Document, ReadOptions, for_each_document, read_sources};
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::path::Path;
 use std::thread::JoinHandle;
 
 /// Text, tokenizer and model of a run.
@@ -50,12 +49,12 @@ enum Pending {
 
 /// Reads the configured sources.
 pub fn read_data(data: &DataConfig) -> Result<Vec<Document>> {
-    read_sources(Path::new(&data.directory), &data.sources, read_options(data))
+    read_sources(&data.sources, &read_options(data))
 }
 
 /// As [`read_data`], for more text than fits in memory.
 pub fn for_each_text(data: &DataConfig, visit: impl FnMut(Document) -> Result<()>) -> Result<()> {
-    for_each_document(Path::new(&data.directory), &data.sources, read_options(data), visit)
+    for_each_document(&data.sources, &read_options(data), visit)
 }
 
 /// [`data_sha256`] of the configured sources.
@@ -83,7 +82,12 @@ pub fn text_bytes(data: &DataConfig, enough: usize) -> Result<usize> {
 }
 
 fn read_options(data: &DataConfig) -> ReadOptions {
-    ReadOptions { keep_timestamps: data.keep_timestamps, keep_speakers: data.keep_speakers }
+    ReadOptions {
+        directory: data.directory.clone().into(),
+        keep_timestamps: data.keep_timestamps,
+        keep_speakers: data.keep_speakers,
+        ..ReadOptions::DEFAULT
+    }
 }
 
 /// SHA-256 over domains and texts of all documents.
@@ -111,7 +115,7 @@ impl DataHash {
 
 impl DataFile {
     pub(super) fn of(document: &Document) -> Self {
-        let Document { name, domain, text } = document;
+        let Document { name, domain, text, .. } = document;
         Self { name: name.clone(), domain: domain.clone(), sha256: format!("{:x}", Sha256::digest(text)) }
     }
 }
