@@ -272,6 +272,22 @@ impl Trained {
         crate::config::load(&path, &[]).map(Some)
     }
 
+    /// The length of windows to evaluate in: `wanted` tokens, or all of the model's positions.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for a length that the model does not have.
+    fn context(&self, wanted: Option<usize>) -> Result<usize> {
+        let positions = self.model.model.max_position_embeddings;
+        match wanted {
+            Some(context) if !(1..=positions).contains(&context) => Err(Failure::Usage(format!(
+                "--context {context} is out of range: this model has {positions} positions, so give a number from 1 to \
+                 {positions}"
+            ))
+            .into()),
+            wanted => Ok(wanted.unwrap_or(positions)),
+        }
+    }
+
     /// The first line of a routing log.
     fn log_header<S>(&self, sampling: S) -> Header<S> {
         let mut model = Map::new();

@@ -213,6 +213,9 @@ fn dry_run(config: &Config, choice: Option<&str>) -> Result<()> {
         writeln!(out, "{choice}")?;
     }
     writeln!(out, "{}", prepared.describe(config))?;
+    if let Some(unknown) = prepared.unknown_tokens() {
+        writeln!(out, "{unknown}")?;
+    }
     writeln!(
         out,
         "n-gram baseline: {:.4} bits/byte on the validation split (order {})",
