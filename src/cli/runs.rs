@@ -87,7 +87,7 @@ struct Column {
     cell: fn(&Listed) -> String,
 }
 
-const COLUMNS: [Column; 9] = [
+static COLUMNS: [Column; 9] = [
     Column { title: "run", gives_way: 0, cell: |listed| terminal::line(&listed.name).into_owned() },
     Column { title: "state", gives_way: 0, cell: |listed| listed.run.state.name().into() },
     Column { title: "step", gives_way: 2, cell: |listed| steps(&listed.run) },
@@ -124,38 +124,42 @@ fn count(value: Option<usize>) -> String {
     }
 }
 
+/// A column with what it shows of each run, and how wide it is.
+struct Filled {
+    column: &'static Column,
+    cells: Vec<String>,
+    width: usize,
+}
+
+impl Filled {
+    fn new(column: &'static Column, runs: &[Listed]) -> Self {
+        let cells: Vec<String> = runs.iter().map(column.cell).collect();
+        let widest = cells.iter().map(|cell| measure_text_width(cell)).max().unwrap_or(0);
+        Self { column, cells, width: widest.max(column.title.len()) }
+    }
+
+    /// Words stand to the left, numbers to the right.
+    fn padded(&self, text: &str) -> String {
+        let space = " ".repeat(self.width.saturating_sub(measure_text_width(text)));
+        if self.column.gives_way == 0 { format!("{text}{space}") } else { format!("{space}{text}") }
+    }
+}
+
 /// The table and, below each run, what its configuration has that others have not, or what is damaged. No line is wider
 /// than `width`.
 fn table(runs: &[Listed], width: usize) -> Vec<String> {
-    let mut columns: Vec<(&Column, Vec<String>, usize)> = COLUMNS
-        .iter()
-        .map(|column| {
-            let cells: Vec<String> = runs.iter().map(column.cell).collect();
-            let widest = cells.iter().map(|cell| measure_text_width(cell)).max().unwrap_or(0);
-            (column, cells, widest.max(column.title.len()))
-        })
-        .collect();
-    let total = |columns: &[(&Column, Vec<String>, usize)]| {
-        columns.iter().map(|(_, _, width)| width + GAP).sum::<usize>() - GAP
-    };
+    let mut columns: Vec<Filled> = COLUMNS.iter().map(|column| Filled::new(column, runs)).collect();
+    let total = |columns: &[Filled]| columns.iter().map(|filled| filled.width + GAP).sum::<usize>() - GAP;
     while total(&columns) > width
-        && let Some(last) = (0..columns.len()).max_by_key(|&place| columns[place].0.gives_way)
-        && columns[last].0.gives_way > 0
+        && let Some(last) = (0..columns.len()).max_by_key(|&place| columns[place].column.gives_way)
+        && columns[last].column.gives_way > 0
     {
         columns.remove(last);
     }
-    let row = |cell: &dyn Fn(&(&Column, Vec<String>, usize)) -> String| {
-        let padded = columns.iter().map(|column| {
-            let text = cell(column);
-            let space = " ".repeat(column.2.saturating_sub(measure_text_width(&text)));
-            // Words to the left, numbers to the right.
-            if column.0.gives_way == 0 { text + &space } else { space + &text }
-        });
-        fitted(padded.collect::<Vec<_>>().join(&" ".repeat(GAP)).trim_end(), width)
-    };
-    let mut lines = vec![row(&|(column, _, _)| column.title.into())];
+    let row = |cells: Vec<String>| fitted(cells.join(&" ".repeat(GAP)).trim_end(), width);
+    let mut lines = vec![row(columns.iter().map(|filled| filled.padded(filled.column.title)).collect())];
     for (place, run) in runs.iter().enumerate() {
-        lines.push(row(&|(_, cells, _)| cells[place].clone()));
+        lines.push(row(columns.iter().map(|filled| filled.padded(&filled.cells[place])).collect()));
         if let Some(below) = below(run) {
             lines.push(fitted(&format!("    {below}"), width));
         }
@@ -214,7 +218,7 @@ mod tests {
         let runs = [run("quickstart", State::Finished), run("languages-語\x1b", State::Damaged)];
         let wide = table(&runs, usize::MAX).join("\n");
         assert_eq!(wide.lines().count(), 5);
-        for column in COLUMNS {
+        for column in &COLUMNS {
             assert!(wide.lines().next().unwrap().contains(column.title), "{wide}");
         }
         assert!(wide.contains("500/1500  3.5541     1.8745       -       2.56M    939k  1m15s"), "{wide}");
