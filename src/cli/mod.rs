@@ -139,7 +139,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             // Being interrupted is no error: it is what was asked for.
             terminal::clear();
             let label = if matches!(error.downcast_ref(), Some(Failure::Interrupted(_))) { "" } else { "error: " };
-            _ = writeln!(io::stderr(), "{label}{}", terminal::text(&format!("{error:#}")));
+            terminal::error(&format!("{label}{error:#}"));
             ExitCode::from(exit_code(&error))
         }
     }
