@@ -127,8 +127,7 @@ fn written_like(value: f64, like: &str) -> String {
     let decimals = like.split_once('.').map_or(0, |(_, decimals)| decimals.len());
     let number = format!("{value:.decimals$}");
     let (whole, fraction) = number.split_once('.').map_or((number.as_str(), None), |(w, f)| (w, Some(f)));
-    let grouped: Vec<&str> =
-        whole.as_bytes().rchunks(3).rev().map(|group| str::from_utf8(group).unwrap()).collect();
+    let grouped: Vec<&str> = whole.as_bytes().rchunks(3).rev().map(|group| str::from_utf8(group).unwrap()).collect();
     let whole = if whole.len() > 3 { grouped.join(",") } else { whole.to_owned() };
     fraction.map_or(whole.clone(), |fraction| format!("{whole}.{fraction}"))
 }
