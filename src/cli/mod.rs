@@ -15,8 +15,8 @@ use crate::error::{Failure, exit_code};
 use crate::model::transformer::Transformer;
 use crate::ops::{buffer, pool, simd};
 use crate::routing::log::{Header, MemoryHeader};
+use crate::terminal::{self, Verbosity};
 use crate::tokenizer::Tokenizer;
-use crate::train::progress::Verbosity;
 use crate::train::state::TrainerState;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -114,14 +114,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(error.exit_code() as u8);
         }
     };
+    terminal::init(cli.global.verbosity());
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Being interrupted is no error: it is what was asked for.
+            terminal::clear();
             let label = if matches!(error.downcast_ref(), Some(Failure::Interrupted(_))) { "" } else { "error: " };
-            _ = writeln!(io::stderr(), "{label}{error:#}");
+            _ = writeln!(io::stderr(), "{label}{}", terminal::text(&format!("{error:#}")));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -137,11 +139,11 @@ fn run(cli: Cli) -> Result<()> {
     }
     simd::check_environment()?;
     match cli.command {
-        Command::Train(args) => train::run(args, &cli.global),
+        Command::Train(args) => train::run(args),
         Command::Sample(args) => sample::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args, &cli.global),
         Command::Eval(args) => eval::run(args, &cli.global),
-        Command::Export(args) => export::run(args, &cli.global),
+        Command::Export(args) => export::run(args),
         Command::Bench(args) => bench::run(args, &cli.global),
         Command::Config(args) => config::run(args),
     }
