@@ -1,6 +1,7 @@
 //! What the formats with speakers and times share: a turn, how pieces of speech join into turns, and clock times.
 
 use super::ReadOptions;
+use super::speakers::{self, Piece, Place};
 
 /// What one speaker says until the next one begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,55 +12,75 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Appends `[HH:MM:SS] Speaker: text\n`, as far as known and wanted. A turn without words leaves nothing.
-    pub fn render(&self, options: ReadOptions, out: &mut String) {
-        if self.text.is_empty() {
-            return;
-        }
+    /// `[HH:MM:SS] Speaker: text\n`, as far as known and wanted.
+    fn render(&self, options: &ReadOptions, out: &mut String) {
         if let Some(start_ms) = self.start_ms.filter(|_| options.keep_timestamps) {
-            out.push_str(&format!("{} ", stamp(start_ms)));
+            out.push_str(&stamp(start_ms));
+            out.push(' ');
         }
         if let Some(speaker) = self.speaker.as_deref().filter(|_| options.keep_speakers) {
-            out.push_str(&format!("{speaker}: "));
+            out.push_str(speaker);
+            out.push_str(": ");
         }
         out.push_str(&self.text);
         out.push('\n');
     }
 }
 
-/// Without speakers or punctuation a line ends with the piece that makes it this long (bytes).
-const UNNAMED_LINE_BYTES: usize = 500;
+/// The text of a document as its reader makes it, and what the receipt says about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Speech {
+    pub text: String,
+    /// In the order in which they first speak.
+    pub speakers: Vec<String>,
+    /// Turns and lines that are not blank.
+    pub turns: usize,
+    /// See [`Facts::variety`](super::Facts::variety).
+    pub variety: Option<&'static str>,
+    /// What did not become text though it should have: lines (from 1), and why.
+    pub skipped: Vec<(usize, String)>,
+}
 
-/// Joins the pieces of speech that subtitles and speech recognisers cut by time into whole turns: a piece without a
-/// speaker, or with the same one, continues the turn. Where nobody is named at all, a turn is as many pieces as it
-/// takes to end a sentence, because a whole file in one line could not be split into training and validation text.
-pub(super) fn join(pieces: Vec<Turn>) -> Vec<Turn> {
-    let anyone_named = pieces.iter().any(|piece| piece.speaker.is_some());
-    let mut turns: Vec<Turn> = Vec::new();
-    for piece in pieces {
-        let text = piece.text.split_whitespace().collect::<Vec<_>>().join(" ");
-        match turns.last_mut() {
-            Some(turn) if continues(turn, &piece, anyone_named) => {
-                if !turn.text.is_empty() && !text.is_empty() {
-                    turn.text.push(' ');
-                }
-                turn.text.push_str(&text);
-            }
-            _ => turns.push(Turn { text, ..piece }),
+impl Speech {
+    /// Appends a turn; one without words leaves nothing.
+    pub fn push(&mut self, turn: &Turn, options: &ReadOptions) {
+        if turn.text.is_empty() {
+            return;
         }
+        if let Some(speaker) = turn.speaker.as_ref().filter(|speaker| !self.speakers.contains(speaker)) {
+            self.speakers.push(speaker.clone());
+        }
+        self.turns += 1;
+        turn.render(options, &mut self.text);
     }
-    turns
+
+    /// Appends a line as it is.
+    pub fn push_line(&mut self, line: &str) {
+        self.turns += usize::from(!line.trim().is_empty());
+        self.text.push_str(line);
+        self.text.push('\n');
+    }
+
+    /// All of the turns.
+    pub fn of(turns: &[Turn], options: &ReadOptions) -> Self {
+        let mut speech = Self::default();
+        turns.iter().for_each(|turn| speech.push(turn, options));
+        speech
+    }
 }
 
-fn continues(turn: &Turn, piece: &Turn, anyone_named: bool) -> bool {
-    if anyone_named {
-        piece.speaker.is_none() || piece.speaker == turn.speaker
-    } else {
-        !ends_sentence(&turn.text) && turn.text.len() < UNNAMED_LINE_BYTES
-    }
+/// Joins the segments of a speech recogniser into whole turns.
+pub(super) fn join(segments: Vec<Turn>) -> Vec<Turn> {
+    let pieces = segments.into_iter().map(|Turn { start_ms, speaker, text }| Piece {
+        start_ms,
+        speaker,
+        text,
+        place: Place::StartsCue,
+    });
+    speakers::turns(pieces.collect())
 }
 
-fn ends_sentence(text: &str) -> bool {
+pub(super) fn ends_sentence(text: &str) -> bool {
     text.trim_end_matches(['"', '\'', '”', '’', '»', ')', ']']).ends_with(['.', '?', '!', '…', '。', '？', '！'])
 }
 
