@@ -6,6 +6,7 @@ use crate::checkpoint::Files;
 use crate::config::{self, Config};
 use crate::terminal;
 use crate::tokenizer::Tokenizer;
+use crate::train::memory;
 use crate::train::prepare::Prepared;
 use crate::train::progress::Progress;
 use crate::train::run_directory::RunDirectory;
@@ -91,6 +92,7 @@ fn dry_run(config: &Config) -> Result<()> {
     let baseline = prepared.baseline()?.clone();
     let mut out = io::stdout().lock();
     writeln!(out, "{}", prepared.describe(config))?;
+    writeln!(out, "memory: about {:.0} MB", memory::Needed::of(config).total() / 1e6)?;
     writeln!(
         out,
         "n-gram baseline: {:.4} bits/byte on the validation split (order {})",
