@@ -133,7 +133,8 @@ impl SampleArgs {
                 let file = File::open(path).map_err(unreadable)?;
                 file.take(MAX_PROMPT_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
                 if bytes.len() as u64 > MAX_PROMPT_BYTES {
-                    let message = format!("the prompt {name} has more than {MAX_PROMPT_BYTES} bytes; give its last part");
+                    let message =
+                        format!("the prompt {name} has more than {MAX_PROMPT_BYTES} bytes; give its last part");
                     return Err(Failure::Usage(message).into());
                 }
                 String::from_utf8(bytes).map_err(|error| {

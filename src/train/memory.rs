@@ -71,7 +71,8 @@ fn numbers_per_token(m: &ModelConfig) -> f64 {
         [m.hidden_size, m.num_attention_heads, m.num_key_value_heads, m.head_dim].map(|size| size as f64);
     let attention = 3.0 * width + 2.0 * (heads + 2.0 * kv_heads) * channels + heads * channels;
     let swiglu = |hidden: usize| 3.0 * hidden as f64 + width;
-    let dense_layers = if m.num_experts == 0 { m.num_hidden_layers } else { m.first_k_dense_replace.min(m.num_hidden_layers) };
+    let dense_layers =
+        if m.num_experts == 0 { m.num_hidden_layers } else { m.first_k_dense_replace.min(m.num_hidden_layers) };
     let moe_layers = (m.num_hidden_layers - dense_layers) as f64;
     let moe = (m.num_experts_per_tok + m.n_shared_experts) as f64 * swiglu(m.moe_intermediate_size)
         + 3.0 * m.num_experts as f64;
@@ -114,7 +115,8 @@ mod tests {
     #[test]
     fn the_estimate_is_near_what_was_measured() {
         // scripts/memory_check.sh: the quickstart takes 243 MB.
-        let config = crate::config::parse(include_str!("../../configs/quickstart.toml"), "quickstart.toml", &[]).unwrap();
+        let config =
+            crate::config::parse(include_str!("../../configs/quickstart.toml"), "quickstart.toml", &[]).unwrap();
         let megabytes = Needed::of(&config).total() / 1e6;
         assert!((160.0..330.0).contains(&megabytes), "{megabytes} MB");
     }
@@ -133,8 +135,14 @@ mod tests {
     fn what_the_system_says_is_read() {
         let text = "MemTotal:       24684184 kB\nMemAvailable:   18425852 kB\n";
         assert_eq!(field(text, "MemAvailable:"), Some(18425852.0));
-        assert_eq!(field("Max address space         unlimited            unlimited            bytes", "Max address space"), None);
-        assert_eq!(field("Max address space         1048576000  unlimited  bytes", "Max address space"), Some(1048576000.0));
+        assert_eq!(
+            field("Max address space         unlimited            unlimited            bytes", "Max address space"),
+            None
+        );
+        assert_eq!(
+            field("Max address space         1048576000  unlimited  bytes", "Max address space"),
+            Some(1048576000.0)
+        );
         if cfg!(target_os = "linux") {
             assert!(available().unwrap() > 0.0);
         }
