@@ -137,6 +137,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return refuse(&error),
     };
     terminal::init(cli.global.verbosity());
+    signals::survive_file_size_limits();
     signals::remove_display_at_end();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -203,6 +204,7 @@ fn run(cli: Cli) -> Result<()> {
         }
         pool::set_threads(threads);
     }
+    pool::start_rayon();
     simd::check_environment()?;
     match cli.command {
         Command::Train(args) => train::run(args),

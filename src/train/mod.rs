@@ -5,6 +5,7 @@
 
 mod diagnosis;
 pub mod evaluate;
+pub mod memory;
 pub mod metrics;
 pub mod overview;
 pub mod prepare;
