@@ -138,6 +138,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return refuse(&error),
     };
     terminal::init(cli.global.verbosity());
+    signals::survive_file_size_limits();
     signals::remove_display_at_end();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -147,7 +148,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             // Being interrupted is no error: it is what was asked for.
             terminal::clear();
             let label = if matches!(error.downcast_ref(), Some(Failure::Interrupted(_))) { "" } else { "error: " };
-            _ = writeln!(io::stderr(), "{label}{}", terminal::text(&format!("{error:#}")));
+            terminal::error(&format!("{label}{error:#}"));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -204,6 +205,7 @@ fn run(cli: Cli) -> Result<()> {
         }
         pool::set_threads(threads);
     }
+    pool::start_rayon();
     simd::check_environment()?;
     match cli.command {
         Command::Train(args) => train::run(args),

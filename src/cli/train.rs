@@ -6,6 +6,7 @@ use super::{resume, signals, whole};
 use crate::config::shipped::{ENOUGH_BYTES, for_texts};
 use crate::config::{Config, DataConfig, Draft};
 use crate::terminal;
+use crate::train::memory;
 use crate::train::prepare::{Prepared, grouped, text_bytes};
 use crate::train::progress::Progress;
 use crate::train::run_directory::RunDirectory;
@@ -213,6 +214,7 @@ fn dry_run(config: &Config, choice: Option<&str>) -> Result<()> {
         writeln!(out, "{choice}")?;
     }
     writeln!(out, "{}", prepared.describe(config))?;
+    writeln!(out, "memory: about {:.0} MB", memory::Needed::of(config).total() / 1e6)?;
     if let Some(unknown) = prepared.unknown_tokens() {
         writeln!(out, "{unknown}")?;
     }

@@ -162,7 +162,7 @@ impl ModelConfig {
         layers.iter().all(|&layer| layer < self.num_hidden_layers) && layers.is_sorted_by(|a, b| a < b)
     }
 
-    /// What the orders of a memory's n-grams must be, if they are something else.
+    /// What is wrong with the orders of the memories' n-grams; none if they are valid.
     pub fn bad_memory_ngrams(&self) -> Option<&'static str> {
         let orders = &self.memory_ngrams;
         let fit = !orders.is_empty()

@@ -6,6 +6,7 @@
 mod diagnosis;
 pub mod evaluate;
 mod journal;
+pub mod memory;
 pub mod metrics;
 pub mod overview;
 pub mod prepare;

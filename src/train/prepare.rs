@@ -1,6 +1,7 @@
 //! What a run needs before its first step: text read and split, a tokenizer, token arrays, a model, and the n-gram
 //! baseline, which is computed in the background.
 
+use super::memory;
 use super::survey::Survey;
 use crate::baseline::{Baseline, ngram_baseline};
 use crate::config::{Config, DataConfig};
@@ -126,6 +127,7 @@ impl Prepared {
     /// # Errors
     /// [`Failure::Usage`] where there is too little text for the context, or a domain's text cannot be split.
     pub fn new(config: &Config, tokenizer: Option<Tokenizer>) -> Result<Self> {
+        memory::check(config)?;
         let phase = Phase::new("reading the texts");
         let survey = Survey::of(config)?;
         drop(phase);
