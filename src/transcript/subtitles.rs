@@ -26,7 +26,8 @@ pub(super) fn read(name: &str, contents: &str, format: Format, options: &ReadOpt
     let mut skipped: Vec<(usize, String)> =
         stray.into_iter().map(|line| (line, "text before the first cue".to_string())).collect();
     cues.retain(|cue| {
-        let is_damaged = cue.lines.iter().any(|line| line.text.contains(UNDECODABLE));
+        let damages = |text: &String| text.contains(UNDECODABLE);
+        let is_damaged = cue.lines.iter().any(|line| damages(&line.text) || line.speaker.as_ref().is_some_and(damages));
         if is_damaged {
             skipped.push((cue.line, "a cue that is not valid UTF-8".to_string()));
         }
