@@ -52,7 +52,8 @@ impl<'a> Session<'a> {
     /// # Errors
     /// The `io::Error` of stdout.
     pub fn print(&self) -> io::Result<()> {
-        io::stdout().lock().write_all(self.describe().as_bytes())
+        let text = terminal::wrapped(&self.describe(), terminal::stdout_width());
+        io::stdout().lock().write_all(text.as_bytes())
     }
 
     fn describe(&self) -> String {

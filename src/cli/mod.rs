@@ -8,6 +8,9 @@ pub mod eval;
 pub mod export;
 pub mod inspect;
 mod manual;
+mod operands;
+pub mod resume;
+pub mod runs;
 pub mod sample;
 mod signals;
 pub mod train;
@@ -22,6 +25,7 @@ use crate::terminal::{self, Colours, Phase, Verbosity};
 use crate::tokenizer::Tokenizer;
 use crate::train::state::TrainerState;
 use anyhow::Result;
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde_json::{Map, json};
 use std::ffi::OsString;
@@ -99,11 +103,15 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Train a model from a configuration file
+    /// Train a model from a configuration, on texts, or both
     Train(train::TrainArgs),
+    /// Continue a run
+    Resume(resume::ResumeArgs),
+    /// List runs and compare them
+    Runs(runs::RunsArgs),
     /// Sample text from a checkpoint, with a per-token expert log
     Sample(sample::SampleArgs),
-    /// See what the router does and what the experts know
+    /// See what the router does and which tokens each expert gets
     Inspect(inspect::InspectArgs),
     /// Measure the loss on the validation split or on other text
     Eval(eval::EvalArgs),
@@ -111,7 +119,7 @@ enum Command {
     Export(export::ExportArgs),
     /// Time training and sampling on this machine
     Bench(bench::BenchArgs),
-    /// Print the defaults, or check a configuration file
+    /// Print the defaults or a configuration that comes with the program, or check one
     Config(config::ConfigArgs),
     /// Print a script that completes commands in a shell
     Completions(manual::CompletionsArgs),
@@ -129,6 +137,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return refuse(&error),
     };
     terminal::init(cli.global.verbosity());
+    signals::survive_file_size_limits();
     signals::remove_display_at_end();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -138,27 +147,39 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             // Being interrupted is no error: it is what was asked for.
             terminal::clear();
             let label = if matches!(error.downcast_ref(), Some(Failure::Interrupted(_))) { "" } else { "error: " };
-            _ = writeln!(io::stderr(), "{label}{}", terminal::text(&format!("{error:#}")));
+            terminal::error(&format!("{label}{error:#}"));
             ExitCode::from(exit_code(&error))
         }
     }
 }
 
-/// The command line's definition. The values of all numeric options may begin with `-`, so that a negative number gets
-/// to the option that refuses it and does not pass for an unknown option.
+/// Names of values that may begin with `-`: a negative number gets to the option that refuses it, and does not pass for
+/// an unknown option; a text may be a list.
+const MAY_BEGIN_WITH_A_HYPHEN: [&str; 5] = ["N", "X", "M", "LAYER|none", "TEXT"];
+
+/// The command line's definition.
 fn program() -> clap::Command {
-    let is_number = |arg: &clap::Arg| {
-        arg.get_value_names().is_some_and(|names| names.iter().all(|name| ["N", "X"].contains(&name.as_str())))
+    let permit = |arg: clap::Arg| {
+        let names = arg.get_value_names().unwrap_or_default();
+        let permitted = names.iter().any(|name| MAY_BEGIN_WITH_A_HYPHEN.contains(&name.as_str()));
+        // Setting it makes an option of a flag.
+        if permitted { arg.allow_hyphen_values(true) } else { arg }
     };
-    let permit = move |arg: clap::Arg| if is_number(&arg) { arg.allow_hyphen_values(true) } else { arg };
-    Cli::command().mut_args(permit).mut_subcommands(move |subcommand| subcommand.mut_args(permit))
+    Cli::command().mut_args(permit).mut_subcommands(|subcommand| subcommand.mut_args(permit))
 }
 
 /// Reports a command line that clap refuses, or prints the help that was asked for.
 fn refuse(error: &clap::Error) -> ExitCode {
     // Arguments stand in the message as they were given.
-    let message = error.render().to_string();
-    _ = if message != terminal::text(&message) {
+    let message = match error.kind() {
+        ErrorKind::InvalidUtf8 => {
+            "error: an argument is not UTF-8 text, which prompts, settings and sources have to be; \
+                                   for a source, name the folder it is in, where files may have any name\n"
+                .to_owned()
+        }
+        _ => error.render().to_string(),
+    };
+    _ = if error.kind() == ErrorKind::InvalidUtf8 || message != terminal::text(&message) {
         write!(io::stderr(), "{}", terminal::text(&message))
     } else {
         error.print()
@@ -183,9 +204,12 @@ fn run(cli: Cli) -> Result<()> {
         }
         pool::set_threads(threads);
     }
+    pool::start_rayon();
     simd::check_environment()?;
     match cli.command {
         Command::Train(args) => train::run(args),
+        Command::Resume(args) => resume::run(args),
+        Command::Runs(args) => runs::run(args),
         Command::Sample(args) => sample::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args, &cli.global),
         Command::Eval(args) => eval::run(args, &cli.global),
@@ -248,6 +272,22 @@ impl Trained {
         let Some(path) = run.filter(|path| path.exists()) else { return Ok(None) };
         // Over the defaults, so that a run of an older version is read, too.
         crate::config::load(&path, &[]).map(Some)
+    }
+
+    /// The length of windows to evaluate in: `wanted` tokens, or all of the model's positions.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for a length that the model does not have.
+    fn context(&self, wanted: Option<usize>) -> Result<usize> {
+        let positions = self.model.model.max_position_embeddings;
+        match wanted {
+            Some(context) if !(1..=positions).contains(&context) => Err(Failure::Usage(format!(
+                "--context {context} is out of range: this model has {positions} positions, so give a number from 1 to \
+                 {positions}"
+            ))
+            .into()),
+            wanted => Ok(wanted.unwrap_or(positions)),
+        }
     }
 
     /// The first line of a routing log.

@@ -3,12 +3,14 @@
 
 use crate::terminal;
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// The exit code of a run that was interrupted.
 const INTERRUPTED: i32 = 130;
@@ -30,6 +32,12 @@ fn is_ignored(signal: i32) -> bool {
     }
 }
 
+/// A write beyond the limit on file sizes (`ulimit -f`) fails with a message, instead of ending the program by SIGXFSZ.
+pub fn survive_file_size_limits() {
+    // A handler that only takes note; without one, the program ends as it would have.
+    _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
+}
+
 /// For jobs that have nothing to save: a signal ends the program as it would without this, after the progress display
 /// has been removed. Where nothing is displayed, nothing is done.
 pub fn remove_display_at_end() {
@@ -43,7 +51,7 @@ pub fn remove_display_at_end() {
             if SAVES.load(Ordering::SeqCst) {
                 continue;
             }
-            terminal::clear();
+            briefly(terminal::clear);
             _ = emulate_default_handler(signal);
         }
     });
@@ -79,12 +87,25 @@ fn announce(signals: &[i32], interrupted: Arc<AtomicBool>) -> std::io::Result<()
         let mut signals = signals.forever();
         if signals.next().is_some() {
             interrupted.store(true, Ordering::SeqCst);
-            log::info!("stopping after this step and saving; once more stops at once");
+            briefly(|| log::info!("stopping after this step and saving; once more stops at once"));
         }
         if signals.next().is_some() {
-            terminal::clear();
+            briefly(terminal::clear);
             std::process::exit(INTERRUPTED);
         }
     })?;
     Ok(())
+}
+
+/// Does something that a stderr nobody reads from could hold up for ever, and waits for it a little while.
+fn briefly(act: impl FnOnce() + Send + 'static) {
+    let (done, is_done) = mpsc::channel();
+    let act = move || {
+        act();
+        // Nobody may be waiting any more.
+        _ = done.send(());
+    };
+    if std::thread::Builder::new().spawn(act).is_ok() {
+        _ = is_done.recv_timeout(Duration::from_millis(200));
+    }
 }

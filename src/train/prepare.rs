@@ -1,16 +1,17 @@
 //! What a run needs before its first step: text read and split, a tokenizer, token arrays, a model, and the n-gram
 //! baseline, which is computed in the background.
 
+use super::memory;
 use super::survey::Survey;
 use crate::baseline::{Baseline, ngram_baseline};
 use crate::config::{Config, DataConfig};
-use crate::dataset::{IdArray, Ids, Tokens, split};
+use crate::dataset::{Coverage, IdArray, Ids, Tokens, split};
 use crate::error::Failure;
 use crate::model::transformer::Transformer;
 use crate::terminal::Phase;
 use crate::tokenizer::Tokenizer;
 use crate::transcript::{Document, ReadOptions, for_each_document, read_sources};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::thread::JoinHandle;
@@ -20,8 +21,8 @@ pub struct Prepared {
     pub tokenizer: Tokenizer,
     pub training: Tokens<Ids>,
     pub validation: Tokens<Ids>,
-    /// Bytes that the validation split's predicted tokens stand for.
-    pub validation_bytes: usize,
+    /// What the validation split's predicted tokens stand for.
+    pub predicted: Coverage,
     pub model: Transformer,
     /// SHA-256 of all text with its domains.
     pub data_sha256: String,
@@ -52,8 +53,42 @@ pub fn read_data(data: &DataConfig) -> Result<Vec<Document>> {
     read_sources(&data.sources, &read_options(data))
 }
 
-pub(super) fn read_options(data: &DataConfig) -> ReadOptions {
-    ReadOptions { keep_timestamps: data.keep_timestamps, keep_speakers: data.keep_speakers, ..ReadOptions::DEFAULT }
+/// As [`read_data`], for more text than fits in memory.
+pub fn for_each_text(data: &DataConfig, visit: impl FnMut(Document) -> Result<()>) -> Result<()> {
+    for_each_document(&data.sources, &read_options(data), visit)
+}
+
+/// [`data_sha256`] of the configured sources.
+pub fn texts_sha256(data: &DataConfig) -> Result<String> {
+    let mut hash = DataHash::default();
+    for_each_text(data, |document| {
+        hash.add(&document);
+        Ok(())
+    })?;
+    Ok(hash.finish())
+}
+
+/// Bytes of text in the configured sources, counted as far as `enough`.
+pub fn text_bytes(data: &DataConfig, enough: usize) -> Result<usize> {
+    let mut bytes = 0;
+    let counted = for_each_text(data, |document| {
+        bytes += document.text.len();
+        ensure!(bytes < enough, "this is enough");
+        Ok(())
+    });
+    if bytes < enough {
+        counted?;
+    }
+    Ok(bytes)
+}
+
+fn read_options(data: &DataConfig) -> ReadOptions {
+    ReadOptions {
+        directory: data.directory.clone().into(),
+        keep_timestamps: data.keep_timestamps,
+        keep_speakers: data.keep_speakers,
+        ..ReadOptions::DEFAULT
+    }
 }
 
 /// SHA-256 over domains and texts of all documents.
@@ -92,6 +127,7 @@ impl Prepared {
     /// # Errors
     /// [`Failure::Usage`] where there is too little text for the context, or a domain's text cannot be split.
     pub fn new(config: &Config, tokenizer: Option<Tokenizer>) -> Result<Self> {
+        memory::check(config)?;
         let phase = Phase::new("reading the texts");
         let survey = Survey::of(config)?;
         drop(phase);
@@ -109,7 +145,7 @@ impl Prepared {
         let phase = Phase::new("encoding the texts");
         let (mut done, total) = (0, bytes);
         let (mut training, mut validation, mut hash) = (Tokens::default(), Tokens::default(), DataHash::default());
-        for_each_document(&config.data.sources, &read_options(&config.data), |document| {
+        for_each_text(&config.data, |document| {
             hash.add(&document);
             let (head, tail) = split(std::slice::from_ref(&document), config.data.validation_fraction);
             head.iter().try_for_each(|part| training.push(part, &tokenizer))?;
@@ -127,9 +163,9 @@ impl Prepared {
         validation.sort_domains();
         check_lengths(config, &training, &validation)?;
         tokenizer.encode(&config.train.sample_prompt).context("train.sample_prompt cannot be used")?;
-        let validation_bytes = validation.predicted_bytes(&tokenizer);
+        let predicted = validation.predicted(&tokenizer);
         let model = Transformer::new(&config.model, &config.router, tokenizer.vocab_size(), config.train.seed)?;
-        Ok(Self { tokenizer, training, validation, validation_bytes, model, data_sha256, files, sampled, baseline })
+        Ok(Self { tokenizer, training, validation, predicted, model, data_sha256, files, sampled, baseline })
     }
 
     /// The n-gram language model's result on the validation split; waits for it if need be.
@@ -148,9 +184,7 @@ impl Prepared {
 
     /// Sizes of model and data in a few lines.
     pub fn describe(&self, config: &Config) -> String {
-        let train = &config.train;
-        let tokens_per_step =
-            train.batch_size * train.gradient_accumulation_steps * config.model.max_position_embeddings;
+        let (train, tokens_per_step) = (&config.train, config.tokens_per_step());
         format!(
             "{} parameters, {} of them active per token; vocabulary {}\n{} training tokens, {} validation tokens\n{} \
              steps of {} tokens ({:.1} epochs)",
@@ -165,11 +199,45 @@ impl Prepared {
         ) + self.sampled.as_deref().unwrap_or_default()
     }
 
-    /// Bytes of text that tokens stand for; an end of text counts as one, as in the n-gram baseline.
-    pub fn byte_count(&self, ids: &[u32]) -> usize {
-        let end = self.tokenizer.end_of_text();
-        let bytes = |&id: &u32| if Some(id) == end { 1 } else { self.tokenizer.token_bytes(id).len() };
-        ids.iter().map(bytes).sum()
+    /// What tokens of the training split stand for; an end of text counts as one byte, as in the n-gram baseline, and an
+    /// unknown token as many as those of the split have in the mean.
+    pub fn coverage(&self, ids: &[u32]) -> Coverage {
+        let (end, unknown) = (self.tokenizer.end_of_text(), self.tokenizer.unknown());
+        let mut found = Coverage { tokens: ids.len(), ..Coverage::default() };
+        for &id in ids {
+            match Some(id) {
+                id if id == end => found.bytes += 1,
+                id if id == unknown => found.unknown_tokens += 1,
+                _ => found.bytes += self.tokenizer.token_bytes(id).len(),
+            }
+        }
+        let all = &self.training.unknown;
+        found.unknown_bytes = found.unknown_tokens * all.bytes() / all.tokens.max(1);
+        found.bytes += found.unknown_bytes;
+        found
+    }
+
+    /// Of unknown tokens in the two splits, what they are and what that means; if there are any.
+    pub fn unknown_tokens(&self) -> Option<String> {
+        let of = |name: &str, tokens: &Tokens<Ids>| {
+            let unknown = &tokens.unknown;
+            (unknown.tokens > 0).then(|| {
+                format!(
+                    "{} of the {name} split's {} tokens ({:.2}%) are unknown characters: {}",
+                    grouped(unknown.tokens),
+                    grouped(tokens.ids.len()),
+                    100.0 * unknown.tokens as f64 / tokens.ids.len() as f64,
+                    unknown.names()
+                )
+            })
+        };
+        let found: Vec<String> =
+            [of("training", &self.training), of("validation", &self.validation)].into_iter().flatten().collect();
+        (!found.is_empty()).then(|| {
+            found.join("; ")
+                + ". Bits per byte count 8 bits for each of their bytes, the loss in nats per token does not; with \
+                   tokenizer.kind = \"bpe\" or \"bytes\" no character is unknown"
+        })
     }
 }
 
