@@ -145,7 +145,7 @@ struct Names {
     known: HashMap<String, bool>,
     /// Some piece has a speaker.
     any: bool,
-    /// At least half of the cues have one.
+    /// More than half of the cues have one.
     in_most_cues: bool,
 }
 
@@ -157,7 +157,7 @@ impl Names {
         let mut names = Self { known, any: false, in_most_cues: false };
         let named = count_cues(pieces, |piece| names.is_named(piece));
         names.any = named > 0 || pieces.iter().any(|marked| names.is_named(&marked.piece));
-        names.in_most_cues = named * 2 >= evidence.cues;
+        names.in_most_cues = named * 2 > evidence.cues;
         names
     }
 
@@ -285,9 +285,11 @@ impl Evidence {
         }
         count_as_words(&mut uses, pieces);
         let cues = pieces.iter().filter(|marked| marked.piece.place == Place::StartsCue).count();
-        let can_be_name = |label: &Label| !matches!(label.kind, Kind::Heading | Kind::Bracketed);
-        let is_labelled =
-            |piece: &Piece| piece.speaker.is_some() || label_of(piece).is_some_and(|label| can_be_name(&label));
+        let is_labelled = |piece: &Piece| {
+            let can_be_name = |label: Label| !matches!(label.kind, Kind::Heading | Kind::Bracketed);
+            piece.speaker.is_some() || label_of(piece).is_some_and(can_be_name)
+        };
+        let is_bracketed = |piece: &Piece| label_of(piece).is_some_and(|label| label.kind == Kind::Bracketed);
         let starts =
             |test: fn(char) -> bool| pieces.iter().filter(|marked| marked.piece.text.starts_with(test)).count();
         let mut evidence = Self {
@@ -328,7 +330,7 @@ impl Evidence {
             Kind::Marked => true,
             Kind::Heading => false,
             Kind::Bracketed => self.is_bracketed_name(label),
-            _ if self.labelled_cues * 2 >= self.cues => self.is_name_among_many(label),
+            _ if self.labelled_cues * 2 > self.cues => self.is_name_among_many(label),
             Kind::Name => {
                 let is_frequent = label.times * LONE_NAME_TURNS >= self.cues;
                 self.recurs_as_name(label) && (is_frequent || self.totals.recurring_names >= 2 || self.has_speakers)

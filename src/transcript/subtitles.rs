@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn sloppy_srt_is_understood() {
         let sloppy = "00:00:01.000 --> 00:00:02.000 X1:10 X2:20\nAna:\n{\\an8}One\n\nmore.\n7\n0:00:03,000-->0:00:04,0\n42\n01:23.4 is the record.\n";
-        assert_eq!(srt(sloppy), "Ana: One more. 42 01:23.4 is the record.\n");
+        assert_eq!(srt(sloppy), "Ana: One more.\n42 01:23.4 is the record.\n");
     }
 
     #[test]
