@@ -109,6 +109,11 @@ impl Tokenizer {
         self.end_of_text
     }
 
+    /// Id of the token that stands for every character that the vocabulary does not have.
+    pub fn unknown_id(&self) -> Option<u32> {
+        self.unknown
+    }
+
     /// The ids of `text`, whose bytes they give back exactly, save for characters that are unknown. No special token
     /// is added, and none is recognised in the text.
     pub fn encode(&self, text: &str) -> anyhow::Result<Vec<u32>> {

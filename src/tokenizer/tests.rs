@@ -188,6 +188,7 @@ fn characters_are_sorted_and_unseen_ones_become_the_replacement_character() {
     assert_eq!(ids, [2, 3, 4, 7, 1, 5]);
     assert_eq!(tokenizer.decode(&ids), "\n aé\u{fffd}b".as_bytes());
     assert_eq!(tokenizer.token_text(1), "<|unk|>");
+    assert_eq!((tokenizer.unknown_id(), made(TokenizerKind::Bytes).unknown_id()), (Some(1), None));
 }
 
 #[test]
