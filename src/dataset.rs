@@ -137,7 +137,8 @@ fn unwritable(folder: &std::path::Path) -> String {
     format!("cannot write a temporary file of token ids in {} (TMPDIR names another folder)", folder.display())
 }
 
-/// Texts as one array of tokens, with an end-of-text token after each.
+/// Texts as one array of tokens, with an end-of-text token after each, and before each what the tokenizer's
+/// post-processor puts there.
 #[derive(Debug, Default)]
 pub struct Tokens<I = Vec<u32>> {
     pub ids: I,
@@ -147,6 +148,8 @@ pub struct Tokens<I = Vec<u32>> {
     pub bytes: usize,
     /// For each text in order, where its tokens are and the index of its domain.
     pub texts: Vec<(Range<usize>, usize)>,
+    /// Texts that the tokenizer's normal form has changed. Bytes and tokens are those of the changed text.
+    pub normalized_texts: usize,
 }
 
 impl Tokens {
@@ -164,9 +167,13 @@ impl<I: IdArray> Tokens<I> {
     /// Appends a text.
     pub fn push(&mut self, part: &Part, tokenizer: &Tokenizer) -> Result<()> {
         let start = self.ids.len();
+        let around = tokenizer.around_text();
+        self.ids.append(&around.before)?;
         self.ids.append(&tokenizer.encode(part.text)?)?;
-        self.ids.append(tokenizer.end_of_text().as_slice())?;
-        self.bytes += part.text.len() + usize::from(tokenizer.end_of_text().is_some());
+        self.ids.append(&around.after)?;
+        let text = tokenizer.normalized(part.text);
+        self.normalized_texts += usize::from(text != part.text);
+        self.bytes += text.len() + around.after.len();
         let domain = self.domains.iter().position(|domain| domain == part.domain).unwrap_or_else(|| {
             self.domains.push(part.domain.to_owned());
             self.domains.len() - 1

@@ -92,6 +92,7 @@ pub fn run(args: EvalArgs, _global: &Global) -> Result<()> {
     let texts = Texts::read(&trained, &args.data)?;
     let (training, parts) = texts.parts();
     let tokens = Tokens::encode(&parts, &trained.tokenizer)?;
+    trained.warn_of_normalized(tokens.normalized_texts);
     if tokens.ids.len() < 2 {
         return Err(Failure::Usage("there is no text to evaluate on".into()).into());
     }

@@ -62,6 +62,7 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<()> {
     let trained = Trained::load(first)?;
     let texts = Texts::read(&trained, &args.data)?;
     let tokens = Tokens::encode(&texts.parts().1, &trained.tokenizer)?;
+    trained.warn_of_normalized(tokens.normalized_texts);
     if tokens.ids.len() < 2 {
         return Err(Failure::Usage("there is no text to look at".into()).into());
     }

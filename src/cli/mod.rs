@@ -9,7 +9,9 @@ pub mod inspect;
 pub mod sample;
 pub mod train;
 
-use crate::checkpoint::{self, foreign, model_files};
+use crate::checkpoint::companions::Companions;
+use crate::checkpoint::foreign::{self, Foreign};
+use crate::checkpoint::{self, model_files};
 use crate::config::Config;
 use crate::error::{Failure, exit_code};
 use crate::model::transformer::Transformer;
@@ -147,6 +149,11 @@ fn run(cli: Cli) -> Result<()> {
     }
 }
 
+/// Says on stderr what the user should know. A warning is no progress: `--quiet` does not silence it.
+fn warn(warning: &str) {
+    _ = writeln!(io::stderr(), "warning: {warning}");
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let is = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
     error.chain().any(|cause| {
@@ -166,6 +173,8 @@ struct Trained {
     tokenizer_sha256: String,
     /// The trainer's state, where the checkpoint has it.
     state: Option<TrainerState>,
+    /// What stands beside a model that transformers wrote.
+    companions: Option<Companions>,
 }
 
 impl Trained {
@@ -173,17 +182,18 @@ impl Trained {
     fn load(run: &Path) -> Result<Self> {
         use sha2::{Digest, Sha256};
         let checkpoint = checkpoint::resolve(run)?;
-        let (model, tokenizer, state) = if foreign::is_foreign(&checkpoint) {
-            let (model, tokenizer) = foreign::load(&checkpoint)?;
-            (model, tokenizer, None)
+        let (model, tokenizer, state, companions) = if foreign::is_foreign(&checkpoint) {
+            let Foreign { model, tokenizer, companions, warnings } = foreign::load(&checkpoint)?;
+            warnings.iter().for_each(|warning| warn(&format!("{}: {warning}", checkpoint.display())));
+            (model, tokenizer, None, Some(companions))
         } else {
             let files = checkpoint::load(&checkpoint)?;
             let (model, tokenizer) = model_files::load(&files)?;
             let state = files.get("trainer_state.json").ok().and_then(|json| serde_json::from_slice(json).ok());
-            (model, tokenizer, state)
+            (model, tokenizer, state, None)
         };
         let tokenizer_sha256 = format!("{:x}", Sha256::digest(tokenizer.to_json()?));
-        Ok(Self { checkpoint, model, tokenizer, tokenizer_sha256, state })
+        Ok(Self { checkpoint, model, tokenizer, tokenizer_sha256, state, companions })
     }
 
     /// The configuration of the run that the checkpoint belongs to; none if it stands alone.
@@ -197,6 +207,13 @@ impl Trained {
         let Some(path) = run.filter(|path| path.exists()) else { return Ok(None) };
         // Over the defaults, so that a run of an older version is read, too.
         crate::config::load(&path, &[]).map(Some)
+    }
+
+    /// Says where the numbers are those of another text than the one in the files.
+    fn warn_of_normalized(&self, texts: usize) {
+        if let (Some(forms), 1..) = (self.tokenizer.normal_forms(), texts) {
+            warn(&format!("the tokenizer puts text into the Unicode normal form {forms}: {texts} texts change, and are counted as changed"));
+        }
     }
 
     /// The first line of a routing log.
