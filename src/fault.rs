@@ -22,7 +22,7 @@ enum Fault {
 static FAULT: LazyLock<Fault> = LazyLock::new(|| {
     let Some(value) = std::env::var_os("TINYMOE_FAULT") else { return Fault::None };
     parse(&value.to_string_lossy()).unwrap_or_else(|| {
-        eprintln!("warning: TINYMOE_FAULT={} is not understood", value.display());
+        log::warn!("TINYMOE_FAULT={} is not understood", value.display());
         Fault::None
     })
 });

@@ -52,6 +52,7 @@ pub mod optim;
 pub mod random;
 pub mod routing;
 pub mod sample;
+pub mod terminal;
 pub mod tokenizer;
 pub mod train;
 pub mod transcript;

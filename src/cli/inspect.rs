@@ -11,11 +11,10 @@ use crate::routing::{
     blocks, domains_of, excerpt_positions, history, knock_out, load, match_layers, overlap, page, render,
     render_comparison,
 };
+use crate::terminal::Phase;
 use crate::train::evaluate::Seen;
-use crate::train::progress::Verbosity;
 use anyhow::{Context as _, Result};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -71,12 +70,12 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<()> {
     let excerpts = excerpt_positions(&tokens, model.moe_layers().len() * model.model.num_experts_per_tok);
     let trace = traced(&trained, &tokens, &excerpts, args.routing_log.as_deref())?;
     let traced = Traced { model, tokenizer: &trained.tokenizer, tokens: &tokens, trace: &trace, excerpts: &excerpts };
-    let mut report = Report::new(&traced, context(&args, &trained, &texts, &traced, global)?);
+    let mut report = Report::new(&traced, context(&args, &trained, &texts, &traced)?);
     for other in &others {
         report.comparisons.push(comparison(&traced, &report, other, &texts)?);
     }
     if let Some(directory) = &args.out {
-        write_page(&report, directory, global)?;
+        write_page(&report, directory)?;
     }
     print(&report, args.json, global)
 }
@@ -98,14 +97,12 @@ fn print(report: &Report, json: bool, global: &Global) -> Result<()> {
     Ok(())
 }
 
-fn write_page(report: &Report, directory: &Path, global: &Global) -> Result<()> {
+fn write_page(report: &Report, directory: &Path) -> Result<()> {
     let path = directory.join("index.html");
     let shown = path.display();
     fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     fs::write(&path, page(report)?).with_context(|| format!("cannot write {shown}"))?;
-    if global.verbosity() != Verbosity::Quiet {
-        eprintln!("the report is in {shown}");
-    }
+    log::info!("the report is in {shown}");
     Ok(())
 }
 
@@ -158,7 +155,7 @@ fn write_entries(
 }
 
 /// What stands around the trace: the run, its history, its other checkpoints, knockouts.
-fn context(args: &InspectArgs, trained: &Trained, texts: &Texts, traced: &Traced, global: &Global) -> Result<Context> {
+fn context(args: &InspectArgs, trained: &Trained, texts: &Texts, traced: &Traced) -> Result<Context> {
     let run = run_directory(&trained.checkpoint);
     let training = run.as_ref().and_then(|run| history(&run.join("metrics.jsonl")));
     let whole = args.data.is_empty();
@@ -175,8 +172,8 @@ fn context(args: &InspectArgs, trained: &Trained, texts: &Texts, traced: &Traced
         source: if whole { "the validation split".into() } else { args.data.join(", ") },
         ngram_bits_per_byte: training.as_ref().and_then(|training| training.ngram_bits_per_byte).filter(|_| whole),
         training,
-        saturation: saturation(trained, traced.tokens, global)?,
-        knockouts: if args.knockout { knockouts(traced, global)? } else { None },
+        saturation: saturation(trained, traced.tokens)?,
+        knockouts: if args.knockout { knockouts(traced)? } else { None },
         names: texts.names(),
     })
 }
@@ -195,7 +192,7 @@ fn checkpoints_of(checkpoint: &Path) -> Option<PathBuf> {
 
 /// How far the choices of the run's earlier checkpoints were those of its last one. Checkpoints that cannot be loaded are
 /// left out with a warning.
-fn saturation(trained: &Trained, tokens: &Tokens, global: &Global) -> Result<Option<Saturation>> {
+fn saturation(trained: &Trained, tokens: &Tokens) -> Result<Option<Saturation>> {
     let Some(checkpoints) = checkpoints_of(&trained.checkpoint) else { return Ok(None) };
     let ids = tokens.ids[..tokens.ids.len().min(SATURATION_TOKENS + 1)].to_vec();
     let start = Tokens { ids, ..Tokens::default() };
@@ -207,9 +204,7 @@ fn saturation(trained: &Trained, tokens: &Tokens, global: &Global) -> Result<Opt
             Ok(other) if other.tokenizer_sha256 == trained.tokenizer_sha256 => other,
             Ok(_) => continue,
             Err(error) => {
-                if global.verbosity() != Verbosity::Quiet {
-                    eprintln!("warning: {} is left out of the saturation: {error:#}", directory.display());
-                }
+                log::warn!("{} is left out of the saturation: {error:#}", directory.display());
                 continue;
             }
         };
@@ -229,20 +224,15 @@ fn saturation(trained: &Trained, tokens: &Tokens, global: &Global) -> Result<Opt
     Ok(reference.map(|(reference_step, _)| Saturation { reference_step, tokens, checkpoints: earlier }))
 }
 
-fn knockouts(traced: &Traced, global: &Global) -> Result<Option<Vec<crate::routing::Knockouts>>> {
+fn knockouts(traced: &Traced) -> Result<Option<Vec<crate::routing::Knockouts>>> {
     let Traced { model, tokens, trace, .. } = traced;
     // Without a second expert there is nobody to take over.
     if trace.num_experts < 2 || trace.layers.is_empty() {
         return Ok(None);
     }
-    let hidden = global.verbosity() == Verbosity::Quiet;
-    let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(4) };
-    let bar = ProgressBar::with_draw_target(Some(trace.tokens() as u64), target);
-    let template = "knockouts {bar:30} {pos} of {len} tokens, {eta} left";
-    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let phase = Phase::new("measuring the loss without each expert");
     let domains_N = domains_of(&blocks(tokens, trace.tokens(), model.model.max_position_embeddings));
-    let knockouts = knock_out(model, tokens, &trace.losses_N, &domains_N, |done| bar.set_position(done as u64))?;
-    bar.finish_and_clear();
+    let knockouts = knock_out(model, tokens, &trace.losses_N, &domains_N, |done| phase.at(done, trace.tokens()))?;
     Ok(Some(knockouts))
 }
 

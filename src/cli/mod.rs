@@ -17,8 +17,8 @@ use crate::error::{Failure, exit_code};
 use crate::model::transformer::Transformer;
 use crate::ops::{buffer, pool, simd};
 use crate::routing::log::{Header, MemoryHeader};
+use crate::terminal::{self, Verbosity};
 use crate::tokenizer::Tokenizer;
-use crate::train::progress::Verbosity;
 use crate::train::state::TrainerState;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -116,14 +116,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(error.exit_code() as u8);
         }
     };
+    terminal::init(cli.global.verbosity());
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Being interrupted is no error: it is what was asked for.
+            terminal::clear();
             let label = if matches!(error.downcast_ref(), Some(Failure::Interrupted(_))) { "" } else { "error: " };
-            _ = writeln!(io::stderr(), "{label}{error:#}");
+            _ = writeln!(io::stderr(), "{label}{}", terminal::text(&format!("{error:#}")));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -139,19 +141,14 @@ fn run(cli: Cli) -> Result<()> {
     }
     simd::check_environment()?;
     match cli.command {
-        Command::Train(args) => train::run(args, &cli.global),
+        Command::Train(args) => train::run(args),
         Command::Sample(args) => sample::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args, &cli.global),
         Command::Eval(args) => eval::run(args, &cli.global),
-        Command::Export(args) => export::run(args, &cli.global),
+        Command::Export(args) => export::run(args),
         Command::Bench(args) => bench::run(args, &cli.global),
         Command::Config(args) => config::run(args),
     }
-}
-
-/// Says on stderr what the user should know. A warning is no progress: `--quiet` does not silence it.
-fn warn(warning: &str) {
-    _ = writeln!(io::stderr(), "warning: {warning}");
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -184,7 +181,7 @@ impl Trained {
         let checkpoint = checkpoint::resolve(run)?;
         let (model, tokenizer, state, companions) = if foreign::is_foreign(&checkpoint) {
             let Foreign { model, tokenizer, companions, warnings } = foreign::load(&checkpoint)?;
-            warnings.iter().for_each(|warning| warn(&format!("{}: {warning}", checkpoint.display())));
+            warnings.iter().for_each(|warning| log::warn!("{}: {warning}", checkpoint.display()));
             (model, tokenizer, None, Some(companions))
         } else {
             let files = checkpoint::load(&checkpoint)?;
@@ -212,7 +209,10 @@ impl Trained {
     /// Says where the numbers are those of another text than the one in the files.
     fn warn_of_normalized(&self, texts: usize) {
         if let (Some(forms), 1..) = (self.tokenizer.normal_forms(), texts) {
-            warn(&format!("the tokenizer puts text into the Unicode normal form {forms}: {texts} texts change, and are counted as changed"));
+            log::warn!(
+                "the tokenizer puts text into the Unicode normal form {forms}: {texts} texts change, and are counted as \
+                 changed"
+            );
         }
     }
 

@@ -1,11 +1,10 @@
 //! `tinymoe train`: a configuration becomes a run directory.
 
-use super::Global;
 use crate::checkpoint::Files;
 use crate::config::{self, Config};
 use crate::tokenizer::Tokenizer;
 use crate::train::prepare::Prepared;
-use crate::train::progress::{Progress, Verbosity};
+use crate::train::progress::Progress;
 use crate::train::run_directory::RunDirectory;
 use crate::train::{Ending, Trainer};
 use anyhow::{Context, Result};
@@ -40,7 +39,7 @@ pub struct TrainArgs {
 
 /// # Errors
 /// Usage errors, interruption, divergence, and whatever keeps files from being read or written.
-pub fn run(args: TrainArgs, global: &Global) -> Result<()> {
+pub fn run(args: TrainArgs) -> Result<()> {
     let config = config::load(&args.config, &args.overrides)?;
     let path = args.run.clone().unwrap_or_else(|| default_run(&args.config));
     if args.dry_run {
@@ -49,11 +48,11 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<()> {
         }
         return dry_run(&config);
     }
-    let mut trainer = if args.resume { resume(config.clone(), &path, global)? } else { start(config.clone(), &path)? };
+    let mut trainer = if args.resume { resume(config.clone(), &path)? } else { start(config.clone(), &path)? };
     let pause_at = args.steps.unwrap_or(usize::MAX);
     let last = config.train.max_steps.min(pause_at);
-    let mut progress = Progress::new(global.verbosity(), trainer.state().step, last);
-    progress.line(&format!("{} in {}", trainer.describe(), path.display()));
+    let mut progress = Progress::new(trainer.state().step, last);
+    log::info!("{} in {}", trainer.describe(), path.display());
     let interrupted = listen_for_interrupts()?;
     let ending = trainer.run(pause_at, &interrupted, &mut progress)?;
     drop(progress);
@@ -74,14 +73,9 @@ fn start(config: Config, path: &Path) -> Result<Trainer> {
     Trainer::new(config, prepared, directory)
 }
 
-fn resume(config: Config, path: &Path, global: &Global) -> Result<Trainer> {
+fn resume(config: Config, path: &Path) -> Result<Trainer> {
     let directory = RunDirectory::open(path, &config)?;
-    let warn = |message: String| {
-        if global.verbosity() > Verbosity::Quiet {
-            _ = writeln!(io::stderr(), "warning: {message}");
-        }
-    };
-    let files = directory.newest(warn)?;
+    let files = directory.newest()?;
     let tokenizer = |files: &Files| Tokenizer::from_json(files.get("tokenizer.json")?, "tokenizer.json");
     let prepared = Prepared::new(&config, files.as_ref().map(tokenizer).transpose()?)?;
     // A crash may have come before that.

@@ -134,7 +134,7 @@ impl Trainer {
         }
         let mut ending = if self.state.step >= last { Ending::Finished } else { Ending::Paused };
         while self.state.step < last.min(pause_at) {
-            let report = self.step(progress)?;
+            let report = self.step()?;
             let step = self.state.step;
             progress.step(step, report.loss, self.tokens_per_step(), &report.routed.expert_load);
             let every = |interval: usize| step.is_multiple_of(interval) || step == last;
@@ -144,7 +144,7 @@ impl Trainer {
             let mut save = every(self.config.train.checkpoint_interval);
             if every(self.config.train.eval_interval) {
                 save |= self.evaluate(report.learning_rate, progress)?;
-                self.draw_sample(progress)?;
+                self.draw_sample()?;
             }
             let stop = self.is_out_of_patience();
             let interrupt = interrupted.load(Ordering::SeqCst);
@@ -286,7 +286,7 @@ impl Trainer {
         Ok(best)
     }
 
-    fn draw_sample(&mut self, progress: &mut Progress) -> Result<()> {
+    fn draw_sample(&mut self) -> Result<()> {
         let train = &self.config.train;
         if train.sample_tokens == 0 {
             return Ok(());
@@ -294,7 +294,7 @@ impl Trainer {
         let options = SamplingOptions { seed: train.seed, ..SamplingOptions::default() };
         let prompt = Prompt::new(&train.sample_prompt, train.sample_tokens);
         let text = generate_text(&self.prepared.model, &self.prepared.tokenizer, &prompt, &options)?;
-        progress.sample(&text);
+        log::debug!("sample: {text}");
         self.state.samples_bytes += self.directory.append_sample(self.state.step, &text)?;
         Ok(())
     }

@@ -3,7 +3,6 @@
 
 use super::diagnosis::{self, Evidence};
 use super::metrics::RoutingAverages;
-use super::progress::Progress;
 use super::run_directory::RunDirectory;
 use super::state::{Skipped, TrainerState};
 use super::{StepReport, Trainer};
@@ -30,12 +29,12 @@ struct Computed {
 
 impl Trainer {
     /// Takes a step. Skipping and rewinding happen in here, so that the step taken may be an earlier one than was due.
-    pub(super) fn step(&mut self, progress: &Progress) -> Result<StepReport> {
+    pub(super) fn step(&mut self) -> Result<StepReport> {
         loop {
-            let computed = self.compute_checked(progress)?;
+            let computed = self.compute_checked()?;
             let gradient_norm = gradient_norm(&self.prepared.model.parameters);
-            match self.find_trouble(computed.loss, gradient_norm, progress) {
-                Some((what, policy)) => self.set_back(&what, policy, &computed, progress)?,
+            match self.find_trouble(computed.loss, gradient_norm) {
+                Some((what, policy)) => self.set_back(&what, policy, &computed)?,
                 None => return Ok(self.update(computed, gradient_norm)),
             }
         }
@@ -74,7 +73,7 @@ impl Trainer {
     ///
     /// # Errors
     /// Three different results: nothing that this machine computes can be relied on.
-    fn compute_checked(&self, progress: &Progress) -> Result<Computed> {
+    fn compute_checked(&self) -> Result<Computed> {
         let computed = self.compute()?;
         let train = &self.config.train;
         let step = self.state.step as u64;
@@ -90,10 +89,10 @@ impl Trainer {
         let decisive = self.compute()?;
         let step = step + 1;
         if self.has_gradient_bits(&decisive, &first) || self.has_gradient_bits(&decisive, &second) {
-            progress.warn(&format!(
+            log::warn!(
                 "step {step} was computed twice with different results; a third time gave one of them again, which is \
                  used: a transient error of this machine (memory or processor)"
-            ));
+            );
             return Ok(decisive);
         }
         bail!(
@@ -118,7 +117,7 @@ impl Trainer {
     }
 
     /// What is wrong with this loss and gradient, if anything, and what the configuration says about it.
-    fn find_trouble(&self, loss: f64, gradient_norm: f64, progress: &Progress) -> Option<(String, Setback)> {
+    fn find_trouble(&self, loss: f64, gradient_norm: f64) -> Option<(String, Setback)> {
         let train = &self.config.train;
         if !loss.is_finite() || !gradient_norm.is_finite() {
             return Some((format!("loss {loss}, gradient norm {gradient_norm}"), train.on_bad_numbers));
@@ -131,7 +130,7 @@ impl Trainer {
         let what =
             format!("loss {loss:.4} is {z_score:.1} standard deviations above the mean of the last {window} steps");
         if train.on_loss_spike == Setback::Warn {
-            progress.warn(&format!("step {}: {what}", self.state.step + 1));
+            log::warn!("step {}: {what}", self.state.step + 1);
             return None;
         }
         Some((what, train.on_loss_spike))
@@ -156,7 +155,7 @@ impl Trainer {
     }
 
     /// Goes past the batches of a step that went wrong, or ends the run.
-    fn set_back(&mut self, what: &str, policy: Setback, computed: &Computed, progress: &Progress) -> Result<()> {
+    fn set_back(&mut self, what: &str, policy: Setback, computed: &Computed) -> Result<()> {
         let evidence = self.evidence(computed)?;
         self.prepared.model.parameters.clear_gradients();
         let step = self.state.step + 1;
@@ -170,10 +169,10 @@ impl Trainer {
         let batches = ((step - target) * self.config.train.gradient_accumulation_steps) as u64;
         let reason = format!("{what}\n{evidence}");
         if policy == Setback::Rewind {
-            progress.warn(&format!("step {step}: {reason}back to step {target}, and past the batches since then"));
+            log::warn!("step {step}: {reason}back to step {target}, and past the batches since then");
             self.go_back(target)?;
         } else {
-            progress.warn(&format!("step {step}: {reason}this batch is skipped"));
+            log::warn!("step {step}: {reason}this batch is skipped");
         }
         self.state.skipped.push(Skipped { step, batches, reason: what.to_owned() });
         Ok(())
