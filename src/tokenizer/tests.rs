@@ -300,6 +300,10 @@ fn metaspace(scheme: &str) -> Value {
     json!({"type": "Metaspace", "replacement": MARK, "prepend_scheme": scheme, "split": false})
 }
 
+fn and_bytes(decoder: Value) -> Value {
+    json!({"type": "Sequence", "decoders": [{"type": "ByteFallback"}, decoder]})
+}
+
 /// Llama's and Mixtral's decoder, which takes one space from the start.
 fn strip() -> Value {
     json!({"type": "Sequence", "decoders": [
@@ -319,7 +323,7 @@ fn a_space_that_the_tokenizer_puts_in_front_is_a_token_and_no_text() {
     let pipelines = [
         (prepend(), Value::Null, strip()),
         (Value::Null, metaspace("first"), strip()),
-        (Value::Null, metaspace("always"), metaspace("always")),
+        (Value::Null, metaspace("always"), and_bytes(metaspace("always"))),
     ];
     for (number, (normalizer, pre_tokenizer, decoder)) in pipelines.into_iter().enumerate() {
         let tokenizer = read(&sentence_piece_with(normalizer, pre_tokenizer, decoder, &[])).unwrap();
@@ -336,7 +340,11 @@ fn a_space_that_the_tokenizer_puts_in_front_is_a_token_and_no_text() {
 
 #[test]
 fn metaspace_shows_no_space_of_the_first_token_and_strip_one_less() {
-    for (decoder, expected) in [(metaspace("first"), "on"), (metaspace("never"), "   on"), (strip(), "  on")] {
+    for (decoder, expected) in [
+        (and_bytes(metaspace("first")), "on"),
+        (and_bytes(metaspace("never")), "   on"),
+        (strip(), "  on"),
+    ] {
         let mut file = sentence_piece_with(replace(), Value::Null, decoder, &[]);
         file["model"]["vocab"][MARK.repeat(3)] = 262.into();
         assert_eq!(shown(&read(&file).unwrap(), &[0, 262, 4]), expected);
