@@ -5,8 +5,9 @@ use crate::baseline::ngram_baseline;
 use crate::config::DataConfig;
 use crate::dataset::{Part, Tokens, split};
 use crate::error::Failure;
+use crate::terminal::Phase;
 use crate::train::evaluate::evaluate;
-use crate::train::prepare::{data_sha256, read_data};
+use crate::train::prepare::{data_sha256, grouped, read_data};
 use crate::transcript::Document;
 use anyhow::Result;
 use clap::Args;
@@ -36,6 +37,7 @@ pub(super) struct Texts {
 impl Texts {
     /// The files in `data`; with none, the validation split of the run's own data.
     pub fn read(trained: &Trained, data: &[String]) -> Result<Self> {
+        let _phase = Phase::new("reading the texts");
         if data.is_empty() {
             let config = trained.run_config()?.ok_or_else(|| trained.no_validation_split())?.data;
             let documents = read_data(&config)?;
@@ -96,12 +98,16 @@ pub fn run(args: EvalArgs, _global: &Global) -> Result<()> {
     if tokens.ids.len() < 2 {
         return Err(Failure::Usage("there is no text to evaluate on".into()).into());
     }
-    let evaluation = evaluate(&trained.model, &tokens, |_| ())?;
+    let phase = Phase::new("measuring the loss");
+    let evaluation = evaluate(&trained.model, &tokens, |seen| phase.at(seen.positions.end, tokens.ids.len()))?;
+    drop(phase);
     let bytes = tokens.predicted_bytes(&trained.tokenizer);
+    let phase = Phase::new("computing the n-gram baseline");
     let ngram_bits_per_byte = match training {
         Some(training) => Some(ngram_baseline(&texts_of(&training), &texts_of(&parts))?.bits_per_byte),
         None => None,
     };
+    drop(phase);
     let report = Report {
         loss: evaluation.loss,
         perplexity: evaluation.loss.exp(),
@@ -124,7 +130,9 @@ pub fn run(args: EvalArgs, _global: &Global) -> Result<()> {
         writeln!(
             out,
             "text           {} tokens, {} bytes, in windows of {} tokens",
-            report.tokens, report.bytes, report.context
+            grouped(report.tokens),
+            grouped(report.bytes),
+            grouped(report.context)
         )?;
     }
     Ok(())

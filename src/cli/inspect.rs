@@ -11,13 +11,13 @@ use crate::routing::{
     blocks, domains_of, excerpt_positions, history, knock_out, load, match_layers, overlap, page, render,
     render_comparison,
 };
-use crate::terminal::Phase;
+use crate::terminal::{self, Phase};
 use crate::train::evaluate::Seen;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use serde_json::Value;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 /// Tokens that earlier checkpoints are compared on.
@@ -82,10 +82,10 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<()> {
 
 fn print(report: &Report, json: bool, global: &Global) -> Result<()> {
     let mut out = io::stdout().lock();
-    let style = if global.colours() { Style::Colour } else { Style::Plain };
+    let style = global.palette().map_or(Style::Plain, Style::Colour);
     if json {
-        serde_json::to_writer(&mut out, report)?;
-        writeln!(out)?;
+        let json = serde_json::to_string(report)?;
+        writeln!(out, "{}", if io::stdout().is_terminal() { terminal::json(&json) } else { json })?;
     } else if report.comparisons.is_empty() {
         write!(out, "{}", render(report, style))?;
     } else {
@@ -113,10 +113,18 @@ fn traced(
     excerpts: &[std::ops::Range<usize>],
     log: Option<&Path>,
 ) -> Result<Trace> {
-    let Some(path) = log else { return Trace::record(&trained.model, tokens, excerpts, |_| Ok(())) };
+    let phase = Phase::new("running the model over the text");
+    let show = |seen: &Seen| phase.at(seen.positions.end, tokens.ids.len());
+    let Some(path) = log else {
+        return Trace::record(&trained.model, tokens, excerpts, |seen| {
+            show(seen);
+            Ok(())
+        });
+    };
     let mut log = RoutingLog::create(path, &trained.log_header(Value::Null))?;
     let mut previous_loss = None;
     let trace = Trace::record(&trained.model, tokens, excerpts, |seen| {
+        show(seen);
         write_entries(&mut log, trained, tokens, seen, &mut previous_loss)
     });
     // What was logged stays, also where the pass failed.
@@ -199,8 +207,11 @@ fn saturation(trained: &Trained, tokens: &Tokens) -> Result<Option<Saturation>> 
     let mut reference: Option<(usize, Trace)> = None;
     let mut earlier = Vec::new();
     // Newest first.
-    for directory in checkpoint::steps(&checkpoints)? {
-        let other = match Trained::load(&directory) {
+    let steps = checkpoint::steps(&checkpoints)?;
+    let phase = Phase::new("comparing with earlier checkpoints");
+    for (number, directory) in steps.iter().enumerate() {
+        phase.at(number, steps.len());
+        let other = match Trained::load(directory) {
             Ok(other) if other.tokenizer_sha256 == trained.tokenizer_sha256 => other,
             Ok(_) => continue,
             Err(error) => {
@@ -238,6 +249,7 @@ fn knockouts(traced: &Traced) -> Result<Option<Vec<crate::routing::Knockouts>>> 
 
 /// Another model on the same text, its experts matched with ours.
 fn comparison(traced: &Traced, report: &Report, other: &Trained, texts: &Texts) -> Result<Comparison> {
+    let _phase = Phase::new("running the other model over the text");
     let tokens = Tokens::encode(&texts.parts().1, &other.tokenizer)?;
     let trace = Trace::record(&other.model, &tokens, &[], |_| Ok(()))?;
     let facts = |step, traced: &Traced| {

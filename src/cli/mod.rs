@@ -3,10 +3,13 @@
 
 pub mod bench;
 pub mod config;
+mod ending;
 pub mod eval;
 pub mod export;
 pub mod inspect;
+mod manual;
 pub mod sample;
+mod signals;
 pub mod train;
 
 use crate::checkpoint::companions::Companions;
@@ -17,11 +20,11 @@ use crate::error::{Failure, exit_code};
 use crate::model::transformer::Transformer;
 use crate::ops::{buffer, pool, simd};
 use crate::routing::log::{Header, MemoryHeader};
-use crate::terminal::{self, Verbosity};
+use crate::terminal::{self, Colours, Phase, Verbosity};
 use crate::tokenizer::Tokenizer;
 use crate::train::state::TrainerState;
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde_json::{Map, json};
 use std::ffi::OsString;
 use std::fs;
@@ -42,20 +45,23 @@ struct Cli {
 /// More than any machine has; so many can still be started.
 const MAX_THREADS: usize = 1024;
 
+/// Where `--help` lists them.
+const GLOBAL: &str = "Global options";
+
 /// Arguments of every subcommand.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Global {
     /// Threads to compute with; results do not depend on it [default: all of the machine's]
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", help_heading = GLOBAL, value_parser = whole::<usize>)]
     threads: Option<usize>,
-    /// No progress on stderr
-    #[arg(short, long, global = true)]
+    /// No progress on stderr, only warnings and errors
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     quiet: bool,
     /// More on stderr
-    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    #[arg(short, long, global = true, conflicts_with = "quiet", help_heading = GLOBAL)]
     verbose: bool,
     /// When to colour the output
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = GLOBAL)]
     color: When,
 }
 
@@ -75,13 +81,19 @@ impl Global {
         }
     }
 
+    /// The colours for stdout; none where it is not to be coloured.
+    fn palette(&self) -> Option<Colours> {
+        self.colours().then(Colours::of_terminal)
+    }
+
     /// Whether stdout is to be coloured.
     fn colours(&self) -> bool {
         match self.color {
             When::Always => true,
             When::Never => false,
             When::Auto => {
-                io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+                let allowed = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+                allowed && io::stdout().is_terminal() && !console::is_dumb()
             }
         }
     }
@@ -103,20 +115,23 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Print the defaults, or check a configuration file
     Config(config::ConfigArgs),
+    /// Print a script that completes commands in a shell
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page, in the format of man
+    Man(manual::ManArgs),
 }
 
 /// Runs the program with its arguments; prints errors and returns the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     pool::keep_candle_on_one_thread();
     buffer::keep_freed_memory();
-    let cli = match Cli::try_parse_from(arguments) {
+    let parsed = program().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => {
-            _ = error.print();
-            return ExitCode::from(error.exit_code() as u8);
-        }
+        Err(error) => return refuse(&error),
     };
     terminal::init(cli.global.verbosity());
+    signals::remove_display_at_end();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader has seen enough.
@@ -129,6 +144,37 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// The command line's definition. The values of all numeric options may begin with `-`, so that a negative number gets
+/// to the option that refuses it and does not pass for an unknown option.
+fn program() -> clap::Command {
+    let is_number = |arg: &clap::Arg| {
+        arg.get_value_names().is_some_and(|names| names.iter().all(|name| ["N", "X"].contains(&name.as_str())))
+    };
+    let permit = move |arg: clap::Arg| if is_number(&arg) { arg.allow_hyphen_values(true) } else { arg };
+    Cli::command().mut_args(permit).mut_subcommands(move |subcommand| subcommand.mut_args(permit))
+}
+
+/// Reports a command line that clap refuses, or prints the help that was asked for.
+fn refuse(error: &clap::Error) -> ExitCode {
+    // Arguments stand in the message as they were given.
+    let message = error.render().to_string();
+    _ = if message != terminal::text(&message) {
+        write!(io::stderr(), "{}", terminal::text(&message))
+    } else {
+        error.print()
+    };
+    ExitCode::from(error.exit_code() as u8)
+}
+
+/// Parses the value of an option that takes a whole number.
+fn whole<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| match text.parse::<f64>() {
+        Ok(number) if number < 0.0 => "give a whole number, 0 or more".into(),
+        Ok(number) if number.fract() == 0.0 && number.abs() > 1e9 => "this number is too large".into(),
+        _ => "give a whole number".into(),
+    })
 }
 
 fn run(cli: Cli) -> Result<()> {
@@ -148,6 +194,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Export(args) => export::run(args),
         Command::Bench(args) => bench::run(args, &cli.global),
         Command::Config(args) => config::run(args),
+        Command::Completions(args) => manual::completions(args, program()),
+        Command::Man(args) => manual::man(args, program()),
     }
 }
 
@@ -178,6 +226,7 @@ impl Trained {
     /// Loads RUN: a run directory (its best checkpoint), a checkpoint directory, or a model that transformers wrote.
     fn load(run: &Path) -> Result<Self> {
         use sha2::{Digest, Sha256};
+        let _phase = Phase::new("loading the model");
         let checkpoint = checkpoint::resolve(run)?;
         let (model, tokenizer, state, companions) = if foreign::is_foreign(&checkpoint) {
             let Foreign { model, tokenizer, companions, warnings } = foreign::load(&checkpoint)?;

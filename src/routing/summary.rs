@@ -5,6 +5,7 @@ use super::facts::Fact;
 use super::memory::NgramGate;
 use super::paint;
 use super::report::{LayerReport, Report};
+use crate::terminal::{self, Colours};
 use crate::train::prepare::grouped;
 
 const WIDTH: usize = 100;
@@ -22,8 +23,7 @@ const ROWS: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     Plain,
-    /// 24-bit ANSI colours.
-    Colour,
+    Colour(Colours),
 }
 
 /// The whole summary. Lines end with a newline.
@@ -54,7 +54,7 @@ pub fn render(report: &Report, style: Style) -> String {
 }
 
 pub fn heading(text: &str, style: Style) -> String {
-    let (bold, reset) = if style == Style::Colour { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+    let (bold, reset) = if style != Style::Plain { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
     format!("\n{bold}{text}{reset}\n")
 }
 
@@ -153,9 +153,9 @@ fn labels(layer: &LayerReport, style: Style) -> String {
         }
         match style {
             Style::Plain => out += &format!(" {expert} "),
-            Style::Colour => paint(&format!(" {expert} "), expert, &mut out),
+            Style::Colour(colours) => paint(&format!(" {expert} "), expert, colours, &mut out),
         }
-        out += &format!(" {}  ", label(expert));
+        out += &format!(" {}  ", terminal::line(label(expert)));
         used += width(expert);
     }
     match (found, found - shown.len()) {
@@ -192,7 +192,7 @@ fn served(report: &Report, style: Style) -> String {
 }
 
 fn row(name: &str, tokens: f64, loss: f64, share: f64, most: &[String]) -> String {
-    let name = shorten(name, NAME);
+    let name = shorten(&terminal::line(name), NAME);
     let pad = " ".repeat(NAME - columns(&name));
     let mut out = format!("{name}{pad}  {:>5.1}%  {loss:>5.2}  {:>10.1}%", 100.0 * tokens, 100.0 * share);
     for item in most {
@@ -270,6 +270,7 @@ fn trained(report: &Report) -> String {
 pub fn wrapped(text: &str, indent: usize) -> String {
     let mut out = String::new();
     let mut used = 0;
+    let text = terminal::line(text);
     for word in text.split_inclusive(' ') {
         if used > indent && used + columns(word.trim_end()) > WIDTH {
             out.truncate(out.trim_end().len());

@@ -22,6 +22,7 @@ use crate::model::router::Routing;
 use crate::optim::Optimizer;
 use crate::sample::SamplingOptions;
 use crate::sample::generate::{Prompt, generate_text};
+use crate::terminal::{Phase, command, operand};
 use anyhow::{Context, Result};
 use evaluate::{Evaluation, evaluate};
 use metrics::{Record, RoutingAverages};
@@ -52,6 +53,8 @@ pub enum Ending {
     Finished,
     /// The step that was asked for is reached.
     Paused,
+    /// A signal asked for the end; the state is saved.
+    Interrupted,
     /// No better validation loss for as many evaluations as the configuration allows.
     StoppedEarly,
 }
@@ -105,8 +108,9 @@ impl Trainer {
 
     /// The command that goes on with this run.
     pub fn resume_command(&self) -> String {
-        let run = self.directory.path().display();
-        format!("tinymoe train {run}/config.toml --run {run} --resume")
+        let run = self.directory.path();
+        let config = operand(&run.join("config.toml"));
+        command(&["tinymoe".into(), "train".into(), config, "--run".into(), operand(run), "--resume".into()])
     }
 
     /// Sizes of model and data in a line or two.
@@ -143,7 +147,14 @@ impl Trainer {
             }
             let mut save = every(self.config.train.checkpoint_interval);
             if every(self.config.train.eval_interval) {
-                save |= self.evaluate(report.learning_rate, progress)?;
+                let evaluation = self.evaluate(report.learning_rate, progress)?;
+                match evaluation.loss.is_finite() {
+                    true => save |= self.state.best_step == Some(step),
+                    false => {
+                        self.take_back(evaluation.loss, &report.routed)?;
+                        continue;
+                    }
+                }
                 self.draw_sample()?;
             }
             let stop = self.is_out_of_patience();
@@ -154,13 +165,8 @@ impl Trainer {
             if save || stop || interrupt || step == pause_at {
                 self.save()?;
             }
-            if interrupt {
-                let message =
-                    format!("interrupted after step {step}, which is saved; continue with `{}`", self.resume_command());
-                return Err(Failure::Interrupted(message).into());
-            }
-            if stop {
-                ending = Ending::StoppedEarly;
+            if interrupt || stop {
+                ending = if interrupt { Ending::Interrupted } else { Ending::StoppedEarly };
                 break;
             }
             if step == last {
@@ -198,8 +204,9 @@ impl Trainer {
     }
 
     /// Aux-loss-free balancing (Wang et al. 2024, algorithm 1): an expert with less than its share of the step's load
-    /// gets a larger bias, one with more a smaller.
-    fn move_biases(&self, routed: &RoutingAverages) {
+    /// gets a larger bias, one with more a smaller. Returns whether all of them are finite.
+    fn move_biases(&self, routed: &RoutingAverages) -> bool {
+        let mut finite = true;
         let rate = self.config.router.bias_update_rate as f32;
         let parameters: &Parameters = &self.prepared.model.parameters;
         let mut values = parameters.values_mut();
@@ -215,11 +222,14 @@ impl Trainer {
                     0.0
                 };
                 *bias += rate * direction;
+                finite &= bias.is_finite();
             }
         }
+        finite
     }
 
-    fn elapsed_s(&self) -> f64 {
+    /// Seconds that the run took so far, earlier sessions included.
+    pub fn seconds(&self) -> f64 {
         self.earlier_s + self.started.elapsed().as_secs_f64()
     }
 
@@ -240,7 +250,7 @@ impl Trainer {
         Record {
             step: self.state.step,
             tokens: self.state.tokens,
-            elapsed_s: self.elapsed_s(),
+            elapsed_s: self.seconds(),
             split,
             lr,
             balance_loss: routed.balance_loss,
@@ -257,15 +267,18 @@ impl Trainer {
         Ok(())
     }
 
-    /// Evaluates on the whole validation split; returns whether it is the best so far.
-    fn evaluate(&mut self, lr: f64, progress: &mut Progress) -> Result<bool> {
+    /// Evaluates on the whole validation split. A loss that is not finite is neither logged nor remembered.
+    fn evaluate(&mut self, lr: f64, progress: &mut Progress) -> Result<Evaluation> {
         let mut routed = RoutingAverages::default();
         let prepared = &mut self.prepared;
+        let phase = Phase::new("measuring the validation loss");
         let evaluation = evaluate(&prepared.model, &prepared.validation, |window| {
+            phase.at(window.positions.end, prepared.validation.ids.len());
             routed.add_weighted(window.routing, window.share);
         })?;
+        drop(phase);
         if !evaluation.loss.is_finite() {
-            return Err(self.diverged(self.state.step, &format!("validation loss {}; ", evaluation.loss)).into());
+            return Ok(evaluation);
         }
         let record = Record {
             loss: evaluation.loss,
@@ -275,15 +288,14 @@ impl Trainer {
         };
         progress.log(&record);
         self.append(&record)?;
-        let best = self.state.best_val_loss.is_none_or(|best| evaluation.loss < best);
-        if best {
+        if self.state.best_val_loss.is_none_or(|best| evaluation.loss < best) {
             self.state.best_val_loss = Some(evaluation.loss);
             self.state.best_step = Some(self.state.step);
             self.state.evaluations_without_improvement = 0;
         } else {
             self.state.evaluations_without_improvement += 1;
         }
-        Ok(best)
+        Ok(evaluation)
     }
 
     fn draw_sample(&mut self) -> Result<()> {

@@ -7,6 +7,7 @@ use crate::config::{Config, DataConfig};
 use crate::dataset::{IdArray, Ids, Tokens, split};
 use crate::error::Failure;
 use crate::model::transformer::Transformer;
+use crate::terminal::Phase;
 use crate::tokenizer::Tokenizer;
 use crate::transcript::{Document, ReadOptions, for_each_document, read_sources};
 use anyhow::{Context, Result, anyhow};
@@ -48,11 +49,11 @@ enum Pending {
 
 /// Reads the configured sources.
 pub fn read_data(data: &DataConfig) -> Result<Vec<Document>> {
-    read_sources(&data.sources, read_options(data))
+    read_sources(&data.sources, &read_options(data))
 }
 
 pub(super) fn read_options(data: &DataConfig) -> ReadOptions {
-    ReadOptions { keep_timestamps: data.keep_timestamps, keep_speakers: data.keep_speakers }
+    ReadOptions { keep_timestamps: data.keep_timestamps, keep_speakers: data.keep_speakers, ..ReadOptions::DEFAULT }
 }
 
 /// SHA-256 over domains and texts of all documents.
@@ -80,7 +81,7 @@ impl DataHash {
 
 impl DataFile {
     pub(super) fn of(document: &Document) -> Self {
-        let Document { name, domain, text } = document;
+        let Document { name, domain, text, .. } = document;
         Self { name: name.clone(), domain: domain.clone(), sha256: format!("{:x}", Sha256::digest(text)) }
     }
 }
@@ -91,21 +92,33 @@ impl Prepared {
     /// # Errors
     /// [`Failure::Usage`] where there is too little text for the context, or a domain's text cannot be split.
     pub fn new(config: &Config, tokenizer: Option<Tokenizer>) -> Result<Self> {
+        let phase = Phase::new("reading the texts");
         let survey = Survey::of(config)?;
+        drop(phase);
         let tokenizer = match tokenizer {
             Some(tokenizer) => tokenizer,
-            None => survey.tokenizer(&config.tokenizer)?,
+            None => {
+                let _phase = Phase::new("training the tokenizer");
+                survey.tokenizer(&config.tokenizer)?
+            }
         };
         let Survey { data_sha256, files, training: sample, validation: held_out, .. } = survey;
+        let bytes = sample.seen_bytes() + held_out.seen_bytes();
         let sampled = sample.is_partial().then(|| sample.describe());
         let baseline = Pending::start(sample.texts(), held_out.texts())?;
+        let phase = Phase::new("encoding the texts");
+        let (mut done, total) = (0, bytes);
         let (mut training, mut validation, mut hash) = (Tokens::default(), Tokens::default(), DataHash::default());
-        for_each_document(&config.data.sources, read_options(&config.data), |document| {
+        for_each_document(&config.data.sources, &read_options(&config.data), |document| {
             hash.add(&document);
             let (head, tail) = split(std::slice::from_ref(&document), config.data.validation_fraction);
             head.iter().try_for_each(|part| training.push(part, &tokenizer))?;
-            tail.iter().try_for_each(|part| validation.push(part, &tokenizer))
+            tail.iter().try_for_each(|part| validation.push(part, &tokenizer))?;
+            done += document.text.len();
+            phase.at(done, total);
+            Ok(())
         })?;
+        drop(phase);
         if hash.finish() != data_sha256 {
             let message = "the text in data.sources changed while it was read; start again when it is at rest";
             return Err(Failure::Usage(message.into()).into());
@@ -122,6 +135,7 @@ impl Prepared {
     /// The n-gram language model's result on the validation split; waits for it if need be.
     pub fn baseline(&mut self) -> Result<&Baseline> {
         if let Pending::Running(thread) = &mut self.baseline {
+            let _phase = Phase::new("computing the n-gram baseline");
             let thread = thread.take().context("the n-gram baseline failed earlier")?;
             let baseline = thread.join().map_err(|_| anyhow!("the n-gram baseline's thread failed"))??;
             self.baseline = Pending::Done(baseline);
@@ -132,20 +146,21 @@ impl Prepared {
         }
     }
 
-    /// Sizes of model and data in a line or two.
+    /// Sizes of model and data in a few lines.
     pub fn describe(&self, config: &Config) -> String {
         let train = &config.train;
         let tokens_per_step =
             train.batch_size * train.gradient_accumulation_steps * config.model.max_position_embeddings;
         format!(
-            "{} parameters, {} of them active for a token; vocabulary {}\n{} training tokens, {} validation tokens; {} \
-             steps of {tokens_per_step} tokens ({:.1} epochs)",
+            "{} parameters, {} of them active per token; vocabulary {}\n{} training tokens, {} validation tokens\n{} \
+             steps of {} tokens ({:.1} epochs)",
             grouped(self.model.parameters.count()),
             grouped(self.model.active_parameters()),
             grouped(self.tokenizer.vocab_size()),
             grouped(self.training.ids.len()),
             grouped(self.validation.ids.len()),
             grouped(train.max_steps),
+            grouped(tokens_per_step),
             (train.max_steps * tokens_per_step) as f64 / self.training.ids.len() as f64,
         ) + &self.normalized_texts().unwrap_or_default()
             + self.sampled.as_deref().unwrap_or_default()

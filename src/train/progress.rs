@@ -56,8 +56,13 @@ impl Progress {
         self.tokens as f64 / self.seconds().max(1e-9)
     }
 
+    /// The smoothed training loss in nats per token; none before the first step.
+    pub fn loss(&self) -> Option<f64> {
+        (self.steps > 0).then_some(self.smoothed_loss)
+    }
+
     /// Since the session began.
-    pub fn seconds(&self) -> f64 {
+    fn seconds(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
     }
 
@@ -74,8 +79,7 @@ impl Progress {
             self.validation = Some((*bits_per_byte, ngram));
             let verdict = if *bits_per_byte < ngram { "below" } else { "above" };
             log::info!(
-                "step {step}: validation loss {loss:.4} nats/token, {bits_per_byte:.4} bits/byte ({verdict} the n-gram \
-                 baseline's {ngram:.4})"
+                "step {step}: validation loss {loss:.4}, {bits_per_byte:.4} bits/byte ({verdict} the n-gram's {ngram:.4})"
             );
         } else if !terminal::is_live() {
             log::info!(

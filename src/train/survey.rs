@@ -32,7 +32,7 @@ impl Survey {
         let mut files = Vec::new();
         let (mut training, mut validation) = (Sample::default(), Sample::default());
         let mut characters = BTreeSet::new();
-        for_each_document(&config.data.sources, read_options(&config.data), |document: Document| {
+        for_each_document(&config.data.sources, &read_options(&config.data), |document: Document| {
             hash.add(&document);
             if files.len() < MAX_LISTED {
                 files.push(DataFile::of(&document));
@@ -101,6 +101,11 @@ impl Sample {
             }
         }
         self.texts += 1;
+    }
+
+    /// Bytes of all that was added.
+    pub fn seen_bytes(&self) -> usize {
+        self.seen_bytes
     }
 
     pub fn is_partial(&self) -> bool {
