@@ -290,10 +290,18 @@ fn negative_numbers_reach_the_option_that_refuses_them() {
         ("train tiny.toml --steps -1", "--steps <N>': give a whole number, 0 or more"),
         ("train tiny.toml --threads -1", "--threads <N>': give a whole number, 0 or more"),
         ("sample r --seed 99999999999999999999", "--seed <N>': this number is too large"),
+        ("sample r --color-by -1", "--color-by <LAYER|none>': expected a layer's number or none"),
         ("sample r --seed 1.5", "--seed <N>': give a whole number"),
     ] {
         workspace.refuses(arguments, 2, &[part]);
     }
+}
+
+#[test]
+fn a_prompt_may_begin_with_a_hyphen() {
+    let workspace = Workspace::trained();
+    let sample = output(workspace.command().args(["sample", "r", "--tokens", "0", "--prompt", "- one\n-two"]));
+    assert_eq!((sample.code, sample.stdout.as_str()), (0, "- one\n-two\n"), "{}", sample.stderr);
 }
 
 #[test]
@@ -376,6 +384,8 @@ fn every_path_may_have_a_name_that_is_not_utf8() {
         run(&[&train[..], &[b"--resume"]].concat());
     }
     run(&[b"eval", b"r\xff"]);
+    let source = output(workspace.command().args([OsStr::new("eval"), &odd(b"r\xff"), OsStr::new("--data"), &folder]));
+    source.assert_refusal("a source that is not UTF-8", 2, &["UTF-8", "name the folder"]);
     run(&[b"inspect", b"r\xff", b"--out", b"page\xff", b"--routing-log", b"log\xff"]);
     run(&[
         b"sample",

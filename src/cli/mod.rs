@@ -24,6 +24,7 @@ use crate::terminal::{self, Colours, Phase, Verbosity};
 use crate::tokenizer::Tokenizer;
 use crate::train::state::TrainerState;
 use anyhow::Result;
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde_json::{Map, json};
 use std::ffi::OsString;
@@ -105,7 +106,7 @@ enum Command {
     Train(train::TrainArgs),
     /// Sample text from a checkpoint, with a per-token expert log
     Sample(sample::SampleArgs),
-    /// See what the router does and what the experts know
+    /// See what the router does and which tokens each expert gets
     Inspect(inspect::InspectArgs),
     /// Measure the loss on the validation split or on other text
     Eval(eval::EvalArgs),
@@ -146,21 +147,33 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// The command line's definition. The values of all numeric options may begin with `-`, so that a negative number gets
-/// to the option that refuses it and does not pass for an unknown option.
+/// Names of values that may begin with `-`: a negative number gets to the option that refuses it, and does not pass for
+/// an unknown option; a text may be a list.
+const MAY_BEGIN_WITH_A_HYPHEN: [&str; 5] = ["N", "X", "M", "LAYER|none", "TEXT"];
+
+/// The command line's definition.
 fn program() -> clap::Command {
-    let is_number = |arg: &clap::Arg| {
-        arg.get_value_names().is_some_and(|names| names.iter().all(|name| ["N", "X"].contains(&name.as_str())))
+    let permit = |arg: clap::Arg| {
+        let names = arg.get_value_names().unwrap_or_default();
+        let permitted = names.iter().any(|name| MAY_BEGIN_WITH_A_HYPHEN.contains(&name.as_str()));
+        // Setting it makes an option of a flag.
+        if permitted { arg.allow_hyphen_values(true) } else { arg }
     };
-    let permit = move |arg: clap::Arg| if is_number(&arg) { arg.allow_hyphen_values(true) } else { arg };
-    Cli::command().mut_args(permit).mut_subcommands(move |subcommand| subcommand.mut_args(permit))
+    Cli::command().mut_args(permit).mut_subcommands(|subcommand| subcommand.mut_args(permit))
 }
 
 /// Reports a command line that clap refuses, or prints the help that was asked for.
 fn refuse(error: &clap::Error) -> ExitCode {
     // Arguments stand in the message as they were given.
-    let message = error.render().to_string();
-    _ = if message != terminal::text(&message) {
+    let message = match error.kind() {
+        ErrorKind::InvalidUtf8 => {
+            "error: an argument is not UTF-8 text, which prompts, settings and sources have to be; \
+                                   for a source, name the folder it is in, where files may have any name\n"
+                .to_owned()
+        }
+        _ => error.render().to_string(),
+    };
+    _ = if error.kind() == ErrorKind::InvalidUtf8 || message != terminal::text(&message) {
         write!(io::stderr(), "{}", terminal::text(&message))
     } else {
         error.print()
@@ -262,6 +275,22 @@ impl Trained {
                 "the tokenizer puts text into the Unicode normal form {forms}: {texts} texts change, and are counted as \
                  changed"
             );
+        }
+    }
+
+    /// The length of windows to evaluate in: `wanted` tokens, or all of the model's positions.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for a length that the model does not have.
+    fn context(&self, wanted: Option<usize>) -> Result<usize> {
+        let positions = self.model.model.max_position_embeddings;
+        match wanted {
+            Some(context) if !(1..=positions).contains(&context) => Err(Failure::Usage(format!(
+                "--context {context} is out of range: this model has {positions} positions, so give a number from 1 to \
+                 {positions}"
+            ))
+            .into()),
+            wanted => Ok(wanted.unwrap_or(positions)),
         }
     }
 

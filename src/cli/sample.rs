@@ -6,7 +6,7 @@ use crate::routing::log::{Entry, RoutingLog, Source};
 use crate::routing::{legend, paint};
 use crate::sample::generate::{Passed, Prompt, generate};
 use crate::sample::{SamplingOptions, Utf8Stream};
-use crate::terminal::{self, Colours};
+use crate::terminal::{self, Colours, Phase};
 use crate::tokenizer::TextStream;
 use anyhow::Result;
 use clap::Args;
@@ -99,12 +99,15 @@ pub fn run(args: SampleArgs, global: &Global) -> Result<()> {
     let mut writer = Writer::new(&args, &trained, painted_layer);
     writer.begin()?;
     let prompt = Prompt { text: &text, plain: args.no_special_tokens, tokens: args.tokens };
+    // A single sample shows by itself how far it is.
+    let phase = (!writer.streams()).then(|| Phase::new("generating"));
     let outcome = generate(&trained.model, &trained.tokenizer, &prompt, &options, args.count, |passed| {
         if let Some(log) = &mut log {
             log.write(&entry(passed, &trained, args.count))?;
         }
         writer.token(passed)
     });
+    drop(phase);
     // What was logged stays, also where stdout was closed meanwhile.
     log.map_or(Ok(()), RoutingLog::finish)?;
     outcome?;

@@ -9,6 +9,8 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// The exit code of a run that was interrupted.
 const INTERRUPTED: i32 = 130;
@@ -43,7 +45,7 @@ pub fn remove_display_at_end() {
             if SAVES.load(Ordering::SeqCst) {
                 continue;
             }
-            terminal::clear();
+            briefly(terminal::clear);
             _ = emulate_default_handler(signal);
         }
     });
@@ -79,12 +81,25 @@ fn announce(signals: &[i32], interrupted: Arc<AtomicBool>) -> std::io::Result<()
         let mut signals = signals.forever();
         if signals.next().is_some() {
             interrupted.store(true, Ordering::SeqCst);
-            log::info!("stopping after this step and saving; once more stops at once");
+            briefly(|| log::info!("stopping after this step and saving; once more stops at once"));
         }
         if signals.next().is_some() {
-            terminal::clear();
+            briefly(terminal::clear);
             std::process::exit(INTERRUPTED);
         }
     })?;
     Ok(())
+}
+
+/// Does something that a stderr nobody reads from could hold up for ever, and waits for it a little while.
+fn briefly(act: impl FnOnce() + Send + 'static) {
+    let (done, is_done) = mpsc::channel();
+    let act = move || {
+        act();
+        // Nobody may be waiting any more.
+        _ = done.send(());
+    };
+    if std::thread::Builder::new().spawn(act).is_ok() {
+        _ = is_done.recv_timeout(Duration::from_millis(200));
+    }
 }

@@ -91,6 +91,9 @@ fn dry_run(config: &Config) -> Result<()> {
     let baseline = prepared.baseline()?.clone();
     let mut out = io::stdout().lock();
     writeln!(out, "{}", prepared.describe(config))?;
+    if let Some(unknown) = prepared.unknown_tokens() {
+        writeln!(out, "{unknown}")?;
+    }
     writeln!(
         out,
         "n-gram baseline: {:.4} bits/byte on the validation split (order {})",

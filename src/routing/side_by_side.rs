@@ -22,7 +22,7 @@ pub fn render_comparison(comparison: &Comparison, style: Style) -> String {
     row("experts", &|facts| format!("{} of {}", facts.experts_per_token, facts.experts));
     row("nats/token", &|facts| format!("{:.4}", facts.loss));
     row("bits/byte", &|facts| format!("{:.4}", facts.bits_per_byte));
-    row("busiest expert, x even", &|facts| extremes(&facts.max_over_uniform));
+    row("busiest, x fair share", &|facts| extremes(&facts.max_over_uniform));
     row("router entropy, nats", &|facts| extremes(&facts.router_entropy));
     if layers.is_empty() {
         return out + "\nThey have no MoE layers to match.\n";

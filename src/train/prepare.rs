@@ -4,7 +4,7 @@
 use super::survey::Survey;
 use crate::baseline::{Baseline, ngram_baseline};
 use crate::config::{Config, DataConfig};
-use crate::dataset::{IdArray, Ids, Tokens, split};
+use crate::dataset::{Coverage, IdArray, Ids, Tokens, split};
 use crate::error::Failure;
 use crate::model::transformer::Transformer;
 use crate::terminal::Phase;
@@ -20,8 +20,8 @@ pub struct Prepared {
     pub tokenizer: Tokenizer,
     pub training: Tokens<Ids>,
     pub validation: Tokens<Ids>,
-    /// Bytes that the validation split's predicted tokens stand for.
-    pub validation_bytes: usize,
+    /// What the validation split's predicted tokens stand for.
+    pub predicted: Coverage,
     pub model: Transformer,
     /// SHA-256 of all text with its domains.
     pub data_sha256: String,
@@ -127,9 +127,9 @@ impl Prepared {
         validation.sort_domains();
         check_lengths(config, &training, &validation)?;
         tokenizer.encode(&config.train.sample_prompt).context("train.sample_prompt cannot be used")?;
-        let validation_bytes = validation.predicted_bytes(&tokenizer);
+        let predicted = validation.predicted(&tokenizer);
         let model = Transformer::new(&config.model, &config.router, tokenizer.vocab_size(), config.train.seed)?;
-        Ok(Self { tokenizer, training, validation, validation_bytes, model, data_sha256, files, sampled, baseline })
+        Ok(Self { tokenizer, training, validation, predicted, model, data_sha256, files, sampled, baseline })
     }
 
     /// The n-gram language model's result on the validation split; waits for it if need be.
@@ -173,11 +173,45 @@ impl Prepared {
         (texts > 0).then(|| format!("\nthe tokenizer's Unicode normal form {forms} changes {texts} texts"))
     }
 
-    /// Bytes of text that tokens stand for; an end of text counts as one, as in the n-gram baseline.
-    pub fn byte_count(&self, ids: &[u32]) -> usize {
-        let end = self.tokenizer.end_of_text();
-        let bytes = |&id: &u32| if Some(id) == end { 1 } else { self.tokenizer.token_bytes(id).len() };
-        ids.iter().map(bytes).sum()
+    /// What tokens of the training split stand for; an end of text counts as one byte, as in the n-gram baseline, and an
+    /// unknown token as many as those of the split have in the mean.
+    pub fn coverage(&self, ids: &[u32]) -> Coverage {
+        let (end, unknown) = (self.tokenizer.end_of_text(), self.tokenizer.unknown());
+        let mut found = Coverage { tokens: ids.len(), ..Coverage::default() };
+        for &id in ids {
+            match Some(id) {
+                id if id == end => found.bytes += 1,
+                id if id == unknown => found.unknown_tokens += 1,
+                _ => found.bytes += self.tokenizer.token_bytes(id).len(),
+            }
+        }
+        let all = &self.training.unknown;
+        found.unknown_bytes = found.unknown_tokens * all.bytes() / all.tokens.max(1);
+        found.bytes += found.unknown_bytes;
+        found
+    }
+
+    /// Of unknown tokens in the two splits, what they are and what that means; if there are any.
+    pub fn unknown_tokens(&self) -> Option<String> {
+        let of = |name: &str, tokens: &Tokens<Ids>| {
+            let unknown = &tokens.unknown;
+            (unknown.tokens > 0).then(|| {
+                format!(
+                    "{} of the {name} split's {} tokens ({:.2}%) are unknown characters: {}",
+                    grouped(unknown.tokens),
+                    grouped(tokens.ids.len()),
+                    100.0 * unknown.tokens as f64 / tokens.ids.len() as f64,
+                    unknown.names()
+                )
+            })
+        };
+        let found: Vec<String> =
+            [of("training", &self.training), of("validation", &self.validation)].into_iter().flatten().collect();
+        (!found.is_empty()).then(|| {
+            found.join("; ")
+                + ". Bits per byte count 8 bits for each of their bytes, the loss in nats per token does not; with \
+                   tokenizer.kind = \"bpe\" or \"bytes\" no character is unknown"
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use super::state::{Skipped, TrainerState};
 use super::{StepReport, Trainer};
 use crate::checkpoint::{self, Files};
 use crate::config::{Balance, Config, Setback};
-use crate::dataset::{Batch, batch, corrupt};
+use crate::dataset::{Batch, Coverage, batch, corrupt};
 use crate::fault;
 use crate::model::operation::{Mode, Pass};
 use crate::optim::schedule::learning_rate;
@@ -24,7 +24,7 @@ const MAX_SETBACKS: usize = 10;
 /// parameters.
 struct Computed {
     loss: f64,
-    target_bytes: usize,
+    predicted: Coverage,
     routed: RoutingAverages,
 }
 
@@ -65,12 +65,12 @@ impl Trainer {
     fn compute(&self) -> Result<Computed> {
         let model = &self.prepared.model;
         let micro_batches = self.config.train.gradient_accumulation_steps;
-        let mut computed = Computed { loss: 0.0, target_bytes: 0, routed: RoutingAverages::default() };
+        let mut computed = Computed { loss: 0.0, predicted: Coverage::default(), routed: RoutingAverages::default() };
         for micro in 0..micro_batches {
             let (number, batch, pass) = self.micro_batch(micro)?;
             let output = model.forward(&batch.ids, &batch.targets, pass)?;
             computed.loss += f64::from(output.loss.root.to_scalar::<f32>()?);
-            computed.target_bytes += self.prepared.byte_count(&batch.targets);
+            computed.predicted += self.prepared.coverage(&batch.targets);
             output.loss.root.backward()?;
             fault::gradient(number, &mut model.parameters.gradients());
             computed.routed.add(&output.routing, micro_batches);
@@ -172,11 +172,11 @@ impl Trainer {
     /// Counts the step as taken.
     fn advance(&mut self, computed: Computed, gradient_norm: f64) -> StepReport {
         let learning_rate = self.learning_rate();
-        let Computed { loss, target_bytes, routed } = computed;
+        let Computed { loss, predicted, routed } = computed;
         self.state.push_loss(loss, self.config.train.spike_window);
         self.state.step += 1;
         self.state.tokens += self.tokens_per_step() as u64;
-        StepReport { loss, target_bytes, gradient_norm, learning_rate, routed }
+        StepReport { loss, predicted, gradient_norm, learning_rate, routed }
     }
 
     /// Takes back a step that was taken, because the validation loss is not finite after it.

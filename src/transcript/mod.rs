@@ -4,13 +4,20 @@
 //! `sources` finds the files, `format` tells what each one is, `file` brings it from disk to its reader, one module per
 //! format reads it, `turns` holds what the formats with speakers and times share.
 
+mod cues;
 mod file;
 mod format;
 mod json;
+mod label;
 mod markdown;
+mod markup;
 mod plain;
+mod rolling;
 mod sources;
+mod speakers;
+mod styled;
 mod subtitles;
+mod times;
 mod turns;
 
 pub use file::parse;
@@ -128,7 +135,11 @@ pub fn for_each_item(
 }
 
 fn with_unix_newlines(text: &str) -> Cow<'_, str> {
-    if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n").into() } else { text.into() }
+    if !text.contains('\r') {
+        return text.into();
+    }
+    // Two programs that each added a CR leave CRCRLF.
+    text.replace("\r\r\n", "\n").replace("\r\n", "\n").replace('\r', "\n").into()
 }
 
 fn at_line(name: &str, line: usize, message: impl std::fmt::Display) -> anyhow::Error {
