@@ -49,7 +49,7 @@ impl Texts {
         }
         // Text is read as the run's was, where that is known.
         let options = trained.run_config()?.unwrap_or_default().data;
-        let documents = read_data(&DataConfig { sources: data.to_vec(), ..options })?;
+        let documents = read_data(&DataConfig { directory: String::new(), sources: data.to_vec(), ..options })?;
         Ok(Self { documents, validation_fraction: None })
     }
 
