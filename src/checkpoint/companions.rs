@@ -57,7 +57,8 @@ impl Companions {
         for entry in fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))? {
             let name = entry?.file_name().to_string_lossy().into_owned();
             let is_read = matches!(name.as_str(), "config.json" | "tokenizer.json") || KEPT.contains(&name.as_str());
-            let is_weights = name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".index.json"));
+            let is_weights =
+                name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".index.json"));
             if is_plain_name(&name) && !is_read && !is_weights {
                 left_out.push(name);
             }
@@ -96,8 +97,9 @@ impl Companions {
         let map = self.json(SPECIAL_TOKENS)?.unwrap_or_default();
         let mut said = |role: &str| -> [Vec<u32>; 3] {
             let key = format!("{role}_token_id");
-            let by_id = [(GENERATION, &generation), ("config.json", &self.config)]
-                .map(|(file, keys)| token_ids(keys.get(&key).unwrap_or(&Value::Null), ids, &format!("{file}: {key}"), warnings));
+            let by_id = [(GENERATION, &generation), ("config.json", &self.config)].map(|(file, keys)| {
+                token_ids(keys.get(&key).unwrap_or(&Value::Null), ids, &format!("{file}: {key}"), warnings)
+            });
             let by_name = [&tokens, &map].into_iter().find_map(|keys| {
                 let value = keys.get(&format!("{role}_token")).filter(|value| !value.is_null())?;
                 value.as_str().or_else(|| value["content"].as_str())
@@ -117,7 +119,8 @@ impl Companions {
         }
         // What stands between texts: the tokenizer's own end of text, if it is one of them.
         let between = named.iter().chain(&config).copied();
-        let mut ends = [&generation, &config, &named].into_iter().find(|ids| !ids.is_empty()).cloned().unwrap_or(guessed.ends);
+        let mut ends =
+            [&generation, &config, &named].into_iter().find(|ids| !ids.is_empty()).cloned().unwrap_or(guessed.ends);
         if let Some(place) = between.into_iter().find_map(|id| ends.iter().position(|&end| end == id)) {
             ends[..=place].rotate_right(1);
         }
@@ -174,7 +177,8 @@ fn token_ids(value: &Value, ids: usize, what: &str, warnings: &mut Vec<String>) 
         match value.as_u64().filter(|&id| id < ids as u64) {
             Some(id) if found.contains(&(id as u32)) => (),
             Some(id) => found.push(id as u32),
-            None => warnings.push(format!("{what} names {value}, which is none of the model's {ids} ids; it is passed over")),
+            None => warnings
+                .push(format!("{what} names {value}, which is none of the model's {ids} ids; it is passed over")),
         }
     }
     found

@@ -130,7 +130,8 @@ impl Weights {
             for tensor in file.metadata.offset_keys() {
                 let place = (weights.files.len(), tensor.clone());
                 if weights.places.insert(tensor.clone(), place).is_some() {
-                    warnings.push(format!("{tensor:?} stands in two files; that in {name} is read, as transformers does"));
+                    warnings
+                        .push(format!("{tensor:?} stands in two files; that in {name} is read, as transformers does"));
                 }
             }
             weights.files.push(file);

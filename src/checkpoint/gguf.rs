@@ -245,7 +245,12 @@ fn special_tokens(tokenizer: &Tokenizer) -> Vec<(&'static str, Value)> {
     let begins = frame.before.first().copied().or(roles.begins);
     let ends = frame.after.first().or(roles.ends.first()).copied();
     let turn_ends = roles.ends.iter().copied().find(|&end| Some(end) != ends);
-    let ids = [("bos_token_id", begins), ("eos_token_id", ends), ("eot_token_id", turn_ends), ("padding_token_id", roles.pads)];
+    let ids = [
+        ("bos_token_id", begins),
+        ("eos_token_id", ends),
+        ("eot_token_id", turn_ends),
+        ("padding_token_id", roles.pads),
+    ];
     let mut keys: Vec<_> = ids.into_iter().filter_map(|(key, id)| Some((key, Value::U32(id?)))).collect();
     keys.push(("add_bos_token", Value::Bool(!frame.before.is_empty())));
     keys.push(("add_eos_token", Value::Bool(!frame.after.is_empty())));

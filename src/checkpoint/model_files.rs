@@ -43,11 +43,7 @@ pub fn encode_export(
 }
 
 /// All files but the weights.
-fn encode_texts(
-    model: &Transformer,
-    tokenizer: &Tokenizer,
-    config: Vec<u8>,
-) -> Result<[(&'static str, Vec<u8>); 4]> {
+fn encode_texts(model: &Transformer, tokenizer: &Tokenizer, config: Vec<u8>) -> Result<[(&'static str, Vec<u8>); 4]> {
     Ok([
         ("config.json", config),
         ("generation_config.json", hf::generation_config_json(tokenizer.end_of_text())?),

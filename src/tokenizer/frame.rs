@@ -58,7 +58,8 @@ impl Frame {
                 continue;
             }
             let name = piece["SpecialToken"]["id"].as_str().with_context(|| format!("{piece} is no piece"))?;
-            let ids = template["special_tokens"][name]["ids"].as_array().with_context(|| format!("{name} has no ids"))?;
+            let ids =
+                template["special_tokens"][name]["ids"].as_array().with_context(|| format!("{name} has no ids"))?;
             let side = if texts == 0 { &mut frame.before } else { &mut frame.after };
             for id in ids {
                 side.push(token_id(id).with_context(|| format!("{id} is no id"))?);

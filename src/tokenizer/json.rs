@@ -197,8 +197,7 @@ fn steps<'a>(part: &'a Value, sequence_key: &str) -> Vec<&'a Value> {
 /// when every character is a token.
 fn has_independent_pieces(json: &Value) -> bool {
     let (words, model) = (&json["pre_tokenizer"], &json["model"]);
-    let gpt2_words =
-        words["type"] == "ByteLevel" && words["use_regex"] != false && words["add_prefix_space"] != true;
+    let gpt2_words = words["type"] == "ByteLevel" && words["use_regex"] != false && words["add_prefix_space"] != true;
     let characters = words.is_null()
         && model["merges"].as_array().is_some_and(Vec::is_empty)
         && model["fuse_unk"] != true

@@ -150,7 +150,8 @@ impl Tokenizer {
 
     /// For a model that knows `ids` ids; the names of tokens that it cannot use, which are an error in a text.
     pub fn limited_to(self, ids: usize) -> (Self, Vec<String>) {
-        let beyond = (ids..self.tokens.len()).map(|id| self.token_text(id as u32)).filter(|name| !name.is_empty()).collect();
+        let beyond =
+            (ids..self.tokens.len()).map(|id| self.token_text(id as u32)).filter(|name| !name.is_empty()).collect();
         (Self { ids, ..self }, beyond)
     }
 

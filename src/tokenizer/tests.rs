@@ -286,6 +286,7 @@ fn the_characters_that_unknown_tokens_stand_for_are_found_again() {
     let fused = Tokenizer::from_json(json.as_bytes(), "test").unwrap();
     assert_eq!(fused.encode("aλωb😀").unwrap().len(), 4);
     assert_eq!(of(&fused, "aλωb😀é"), "λω😀é");
+}
 
 const MARK: &str = "\u{2581}";
 
@@ -355,11 +356,9 @@ fn a_space_that_the_tokenizer_puts_in_front_is_a_token_and_no_text() {
 
 #[test]
 fn metaspace_shows_no_space_of_the_first_token_and_strip_one_less() {
-    for (decoder, expected) in [
-        (and_bytes(metaspace("first")), "on"),
-        (and_bytes(metaspace("never")), "   on"),
-        (strip(), "  on"),
-    ] {
+    for (decoder, expected) in
+        [(and_bytes(metaspace("first")), "on"), (and_bytes(metaspace("never")), "   on"), (strip(), "  on")]
+    {
         let mut file = sentence_piece_with(replace(), Value::Null, decoder, &[]);
         file["model"]["vocab"][MARK.repeat(3)] = 262.into();
         assert_eq!(shown(&read(&file).unwrap(), &[0, 262, 4]), expected);
@@ -389,7 +388,12 @@ fn the_space_in_front_comes_again_behind_an_added_token_where_the_tokenizer_puts
 #[test]
 fn added_tokens_are_decoded_as_the_decoder_says() {
     // Runs of white space, as Gemma and others have them: added, and in the vocabulary.
-    let mut file = sentence_piece_with(replace(), Value::Null, sentence_piece()["decoder"].take(), &[(&MARK.repeat(2), 262, false)]);
+    let mut file = sentence_piece_with(
+        replace(),
+        Value::Null,
+        sentence_piece()["decoder"].take(),
+        &[(&MARK.repeat(2), 262, false)],
+    );
     file["model"]["vocab"][MARK.repeat(2)] = 262.into();
     file["added_tokens"][1]["normalized"] = true.into();
     let tokenizer = read(&file).unwrap();
@@ -448,7 +452,8 @@ fn template(single: Value) -> Value {
 
 #[test]
 fn the_post_processor_puts_its_tokens_around_a_text() {
-    let (text, special) = (json!({"Sequence": {"id": "A", "type_id": 0}}), |name| json!({"SpecialToken": {"id": name, "type_id": 0}}));
+    let (text, special) =
+        (json!({"Sequence": {"id": "A", "type_id": 0}}), |name| json!({"SpecialToken": {"id": name, "type_id": 0}}));
     let begin = template(json!([special("<s>"), text]));
     let both = template(json!([special("<s>"), text, special("<end>")]));
     let levels = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true});
@@ -475,7 +480,10 @@ fn the_post_processor_puts_its_tokens_around_a_text() {
         (json!({"type": "Other"}), "Other is not supported"),
         (template(json!([special("<s>")])), "0 times"),
         (template(json!([special("<x>"), text])), "<x> has no ids"),
-        (json!({"type": "BertProcessing", "sep": ["<end>", 258], "cls": ["<s>", 999]}), "token 999, which does not exist"),
+        (
+            json!({"type": "BertProcessing", "sep": ["<end>", 258], "cls": ["<s>", 999]}),
+            "token 999, which does not exist",
+        ),
     ] {
         let message = format!("{:#}", framed(post_processor).err().expect(what));
         assert!(message.contains("post_processor") && message.contains(what), "{message}");
@@ -487,7 +495,10 @@ fn the_post_processor_puts_its_tokens_around_a_text() {
     let config = TokenizerConfig { kind: TokenizerKind::File, vocab_size: 0, path: path.to_str().unwrap().into() };
     let tokenizer = Tokenizer::from_config(&config, &[]).unwrap();
     assert_eq!(*tokenizer.frame(), Frame::default());
-    assert_eq!(*read(&serde_json::from_slice(&tokenizer.to_json().unwrap()).unwrap()).unwrap().frame(), Frame::default());
+    assert_eq!(
+        *read(&serde_json::from_slice(&tokenizer.to_json().unwrap()).unwrap()).unwrap().frame(),
+        Frame::default()
+    );
 }
 
 #[test]

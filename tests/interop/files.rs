@@ -84,11 +84,25 @@ fn what_ends_a_text_is_what_the_files_say_in_transformers_order() {
     for (config, generation, tokenizer, map, ends, warnings) in [
         (json!({}), none.clone(), none.clone(), none.clone(), vec![0], 0),
         (json!({"eos_token_id": 7}), none.clone(), none.clone(), none.clone(), vec![7], 0),
-        (json!({"eos_token_id": [4, 0]}), none.clone(), json!({"eos_token": "<|endoftext|>"}), none.clone(), vec![0, 4], 0),
+        (
+            json!({"eos_token_id": [4, 0]}),
+            none.clone(),
+            json!({"eos_token": "<|endoftext|>"}),
+            none.clone(),
+            vec![0, 4],
+            0,
+        ),
         (json!({"eos_token_id": 0}), json!({"eos_token_id": [3, 0]}), none.clone(), none.clone(), vec![0, 3], 0),
         (json!({"eos_token_id": 0}), json!({"eos_token_id": [3, 5]}), none.clone(), none.clone(), vec![3, 5], 1),
         (json!({"eos_token_id": 6}), json!({"eos_token_id": null}), none.clone(), none.clone(), vec![6], 0),
-        (json!({"eos_token_id": null}), none.clone(), json!({"eos_token": {"content": "<|unk|>"}}), none.clone(), vec![1], 0),
+        (
+            json!({"eos_token_id": null}),
+            none.clone(),
+            json!({"eos_token": {"content": "<|unk|>"}}),
+            none.clone(),
+            vec![1],
+            0,
+        ),
         (json!({"eos_token_id": null}), none.clone(), none.clone(), json!({"eos_token": "<|unk|>"}), vec![1], 0),
         (json!({"eos_token_id": null}), none.clone(), json!({"eos_token": "<none>"}), none.clone(), vec![0], 0),
         (json!({}), json!({"eos_token_id": [999, -1, "x", 7, 7, 0]}), none.clone(), none.clone(), vec![0, 7], 3),
@@ -192,7 +206,11 @@ fn an_export_of_a_model_from_elsewhere_says_again_what_was_read() {
     fs::write(folder.path().join("README.md"), "mine").unwrap();
     let exported = output(workspace.command().arg("export").arg(folder.path()).args(["out", "--to", "hf"]));
     assert_eq!(exported.code, 0, "{}", exported.stderr);
-    assert!(exported.stderr.contains("warning: left out") && exported.stderr.contains("README.md"), "{}", exported.stderr);
+    assert!(
+        exported.stderr.contains("warning: left out") && exported.stderr.contains("README.md"),
+        "{}",
+        exported.stderr
+    );
     let out = workspace.path("out");
     for (name, content) in carried {
         assert_eq!(fs::read_to_string(out.join(name)).unwrap(), content, "{name}");
@@ -212,7 +230,10 @@ fn an_export_of_a_model_from_elsewhere_says_again_what_was_read() {
     workspace.succeeds("export out again --to hf");
     for entry in fs::read_dir(&out).unwrap() {
         let name = entry.unwrap().file_name();
-        assert!(fs::read(out.join(&name)).unwrap() == fs::read(workspace.path("again").join(&name)).unwrap(), "{name:?}");
+        assert!(
+            fs::read(out.join(&name)).unwrap() == fs::read(workspace.path("again").join(&name)).unwrap(),
+            "{name:?}"
+        );
     }
 }
 
@@ -248,11 +269,14 @@ fn a_document_is_framed_in_eval_as_the_post_processor_says() {
     let eval = || -> Value { serde_json::from_str(&workspace.succeeds("eval hf --data a.txt --json").stdout).unwrap() };
     let plain = eval();
     let mut tokenizer = read(&workspace.path("hf"), "tokenizer.json");
-    let template = |single: Value| json!({
-        "type": "TemplateProcessing", "single": single, "pair": [],
-        "special_tokens": {"x": {"id": "x", "ids": [0], "tokens": ["<|endoftext|>"]}}
-    });
-    let (text, special) = (json!({"Sequence": {"id": "A", "type_id": 0}}), json!({"SpecialToken": {"id": "x", "type_id": 0}}));
+    let template = |single: Value| {
+        json!({
+            "type": "TemplateProcessing", "single": single, "pair": [],
+            "special_tokens": {"x": {"id": "x", "ids": [0], "tokens": ["<|endoftext|>"]}}
+        })
+    };
+    let (text, special) =
+        (json!({"Sequence": {"id": "A", "type_id": 0}}), json!({"SpecialToken": {"id": "x", "type_id": 0}}));
     tokenizer["post_processor"] = template(json!([special, text]));
     write(&workspace.path("hf"), "tokenizer.json", &tokenizer);
     let framed = eval();
@@ -283,7 +307,11 @@ fn where_files_contradict_each_other_the_formats_owner_is_followed_and_the_user_
 
     // A stale index beside the single file.
     let folder = llama(json!({}));
-    write(folder.path(), "model.safetensors.index.json", &json!({"weight_map": {"x": "model-00001-of-00002.safetensors"}}));
+    write(
+        folder.path(),
+        "model.safetensors.index.json",
+        &json!({"weight_map": {"x": "model-00001-of-00002.safetensors"}}),
+    );
     let (read, said) = warning(&folder);
     assert!(said.contains(weights) && said.contains("index.json"), "{said}");
     golden.check(&read, "the single file");
@@ -448,7 +476,8 @@ fn a_gguf_says_which_tokens_are_special_and_what_it_cannot_say_is_named() {
     let tokenizer = tokenizer.with_roles(Roles { begins: Some(3), ends: vec![5, 8, 9], pads: Some(7) });
     let path = tempfile::tempdir().unwrap().keep().join("model.gguf");
     let model = super::with_bytes("mixtral", |_| ());
-    gguf::write(&mut fs::File::create(&path).unwrap(), &model, &tokenizer, Some("{{ x }}"), gguf::Dtype::F32, "x").unwrap();
+    gguf::write(&mut fs::File::create(&path).unwrap(), &model, &tokenizer, Some("{{ x }}"), gguf::Dtype::F32, "x")
+        .unwrap();
     let (metadata, _) = super::read_gguf(&path);
     fs::remove_dir_all(path.parent().unwrap()).unwrap();
     let id = |key: &str| metadata[&format!("tokenizer.ggml.{key}_token_id")].to_u32().unwrap();
@@ -458,5 +487,8 @@ fn a_gguf_says_which_tokens_are_special_and_what_it_cannot_say_is_named() {
     }
     assert_eq!(metadata["tokenizer.chat_template"].to_string().unwrap(), "{{ x }}");
     let left_out = gguf::left_out(&tokenizer);
-    assert!(left_out.len() == 2 && left_out[0].contains("end a text") && left_out[1].contains("around"), "{left_out:?}");
+    assert!(
+        left_out.len() == 2 && left_out[0].contains("end a text") && left_out[1].contains("around"),
+        "{left_out:?}"
+    );
 }
