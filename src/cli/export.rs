@@ -54,7 +54,9 @@ pub fn run(args: ExportArgs) -> Result<()> {
     let architecture = match args.to {
         Format::Gguf => write_gguf(&args, &trained)?,
         Format::Hf => {
-            Draft::write_directory(&args.out, &model_files::encode(&trained.model, &trained.tokenizer)?)?;
+            let companions = trained.companions.as_ref();
+            let files = model_files::encode_export(&trained.model, &trained.tokenizer, companions)?;
+            Draft::write_directory(&args.out, &files)?;
             hf::model_type(model, router)
         }
     };
@@ -67,7 +69,20 @@ pub fn run(args: ExportArgs) -> Result<()> {
     if let (Format::Hf, Err(reason)) = (args.to, hf::architecture(model, router)) {
         log::warn!("no architecture of transformers computes this model, because of {reason}");
     }
+    warn_of_what_is_left_out(args.to, &trained);
     Ok(())
+}
+
+fn warn_of_what_is_left_out(format: Format, trained: &Trained) {
+    let Some(companions) = &trained.companions else { return };
+    if !companions.left_out.is_empty() {
+        log::warn!("left out, because it is no part of the model: {}", companions.left_out.join(", "));
+    }
+    if format == Format::Gguf {
+        for what in gguf::left_out(&trained.tokenizer) {
+            log::warn!("left out, because a GGUF has no place for it: {what}");
+        }
+    }
 }
 
 fn write_gguf(args: &ExportArgs, trained: &Trained) -> Result<&'static str> {
@@ -78,7 +93,8 @@ fn write_gguf(args: &ExportArgs, trained: &Trained) -> Result<&'static str> {
     let write = || {
         let mut file = BufWriter::new(file);
         let name = out.file_stem().unwrap_or_default().to_string_lossy();
-        let narrower = gguf::write(&mut file, model, &trained.tokenizer, args.dtype, &name)?;
+        let template = trained.companions.as_ref().and_then(|companions| companions.chat_template());
+        let narrower = gguf::write(&mut file, model, &trained.tokenizer, template.as_deref(), args.dtype, &name)?;
         fault::system_call();
         file.into_inner()?.sync_all()?;
         anyhow::Ok(narrower)
