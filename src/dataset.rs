@@ -264,9 +264,10 @@ pub fn corrupt(inputs: &mut [u32], probability: f64, ids: &Ids, seed: u64, numbe
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transcript::Facts;
 
     fn document(text: &str) -> Document {
-        Document { name: "d".into(), domain: "x".into(), text: text.into() }
+        Document { name: "d".into(), domain: "x".into(), text: text.into(), facts: Facts::default() }
     }
 
     #[test]

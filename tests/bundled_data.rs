@@ -8,13 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tinymoe::transcript::{Document, ReadOptions, read_sources};
 
-const SPEAKERS: ReadOptions = ReadOptions { keep_timestamps: false, keep_speakers: true };
+const SPEAKERS: ReadOptions = ReadOptions::DEFAULT;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn documents(options: ReadOptions) -> Vec<Document> {
+fn documents(options: &ReadOptions) -> Vec<Document> {
     read_sources(&[root().join("data").to_str().unwrap().to_string()], options).unwrap()
 }
 
@@ -37,7 +37,7 @@ fn speakers(document: &Document) -> BTreeSet<&str> {
 #[test]
 fn every_file_is_read_and_nothing_else_lies_there() {
     let files = files_below(&root().join("data"));
-    let documents = documents(SPEAKERS);
+    let documents = documents(&SPEAKERS);
     assert_eq!(documents.len(), files.len());
     for document in &documents {
         assert!(document.text.len() > 10_000, "{} is short", document.name);
@@ -48,7 +48,7 @@ fn every_file_is_read_and_nothing_else_lies_there() {
 
 #[test]
 fn there_is_enough_text_in_several_domains_and_formats() {
-    let documents = documents(SPEAKERS);
+    let documents = documents(&SPEAKERS);
     let bytes: usize = documents.iter().map(|document| document.text.len()).sum();
     assert!(bytes >= 120_000, "{bytes} bytes");
     let domains: BTreeSet<_> = documents.iter().map(|document| &document.domain).collect();
@@ -60,7 +60,7 @@ fn there_is_enough_text_in_several_domains_and_formats() {
 #[test]
 fn every_domain_is_a_conversation() {
     let mut voices: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    let transcripts = documents(SPEAKERS);
+    let transcripts = documents(&SPEAKERS);
     for document in transcripts.iter().filter(|document| !document.name.ends_with(".txt")) {
         let speakers = speakers(document);
         assert!(speakers.len() >= 2, "{}: {speakers:?}", document.name);
@@ -72,7 +72,7 @@ fn every_domain_is_a_conversation() {
         assert!(document.text.matches("? ").count() > 20, "{} is a monologue", document.name);
         assert!(!document.text.contains("Starting point is"), "{}: markup is left", document.name);
     }
-    let words = documents(ReadOptions { keep_speakers: false, ..SPEAKERS });
+    let words = documents(&ReadOptions { keep_speakers: false, ..SPEAKERS });
     assert!(words.iter().all(|document| speakers(document).is_empty()), "names remain with keep_speakers = false");
 }
 

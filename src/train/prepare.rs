@@ -48,11 +48,11 @@ enum Pending {
 
 /// Reads the configured sources.
 pub fn read_data(data: &DataConfig) -> Result<Vec<Document>> {
-    read_sources(&data.sources, read_options(data))
+    read_sources(&data.sources, &read_options(data))
 }
 
 pub(super) fn read_options(data: &DataConfig) -> ReadOptions {
-    ReadOptions { keep_timestamps: data.keep_timestamps, keep_speakers: data.keep_speakers }
+    ReadOptions { keep_timestamps: data.keep_timestamps, keep_speakers: data.keep_speakers, ..ReadOptions::DEFAULT }
 }
 
 /// SHA-256 over domains and texts of all documents.
@@ -80,7 +80,7 @@ impl DataHash {
 
 impl DataFile {
     pub(super) fn of(document: &Document) -> Self {
-        let Document { name, domain, text } = document;
+        let Document { name, domain, text, .. } = document;
         Self { name: name.clone(), domain: domain.clone(), sha256: format!("{:x}", Sha256::digest(text)) }
     }
 }
@@ -100,7 +100,7 @@ impl Prepared {
         let sampled = sample.is_partial().then(|| sample.describe());
         let baseline = Pending::start(sample.texts(), held_out.texts())?;
         let (mut training, mut validation, mut hash) = (Tokens::default(), Tokens::default(), DataHash::default());
-        for_each_document(&config.data.sources, read_options(&config.data), |document| {
+        for_each_document(&config.data.sources, &read_options(&config.data), |document| {
             hash.add(&document);
             let (head, tail) = split(std::slice::from_ref(&document), config.data.validation_fraction);
             head.iter().try_for_each(|part| training.push(part, &tokenizer))?;

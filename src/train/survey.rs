@@ -32,7 +32,7 @@ impl Survey {
         let mut files = Vec::new();
         let (mut training, mut validation) = (Sample::default(), Sample::default());
         let mut characters = BTreeSet::new();
-        for_each_document(&config.data.sources, read_options(&config.data), |document: Document| {
+        for_each_document(&config.data.sources, &read_options(&config.data), |document: Document| {
             hash.add(&document);
             if files.len() < MAX_LISTED {
                 files.push(DataFile::of(&document));

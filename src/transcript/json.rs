@@ -1,7 +1,8 @@
 //! JSON from Whisper and its relatives, and JSONL with one text per line.
 
-use super::turns::{Turn, join};
-use super::{Document, ReadOptions, at_line, plain, with_unix_newlines};
+use super::file::{Origin, Visit};
+use super::turns::{Speech, Turn, join};
+use super::{ReadOptions, at_line, plain, with_unix_newlines};
 use anyhow::Result;
 use serde::Deserialize;
 
@@ -29,9 +30,9 @@ struct Record {
 }
 
 /// The turns of a recording, one per line. Errors name file, line, column and what is missing there.
-pub(super) fn read(name: &str, contents: &str, options: ReadOptions) -> Result<String> {
+pub(super) fn read(name: &str, contents: &str, options: &ReadOptions) -> Result<Speech> {
     if contents.trim().is_empty() {
-        return Ok(String::new());
+        return Ok(Speech::default());
     }
     let recording: Recording = serde_json::from_str(contents).map_err(|error| located(name, error.line(), &error))?;
     let (segments, whole) = match (recording.segments, recording.text) {
@@ -41,41 +42,45 @@ pub(super) fn read(name: &str, contents: &str, options: ReadOptions) -> Result<S
             return Err(at_line(name, 1, "neither \"segments\" nor \"text\" in this object; is it a transcript?"));
         }
     };
-    let mut text = read_text(&whole, options);
+    let mut speech = read_text(&whole, options);
     let pieces = segments.into_iter().map(|segment| Turn {
         start_ms: Some((segment.start * 1000.0) as u64),
         speaker: segment.speaker,
         text: segment.text,
     });
     for turn in join(pieces.collect()) {
-        turn.render(options, &mut text);
+        speech.push(&turn, options);
     }
-    Ok(text)
+    Ok(speech)
 }
 
-/// One document for each line `{"text": ..., "domain"?: ...}`, numbered from `first_line`; blank lines are skipped.
+/// One document for each line `{"text": ..., "domain"?: ...}`, numbered from `first_line`; blank lines are passed over.
+/// Returns how many.
 pub(super) fn read_lines(
-    name: &str,
-    domain: &str,
+    origin: Origin,
     contents: &str,
     first_line: usize,
-    options: ReadOptions,
-) -> Result<Vec<Document>> {
-    let mut documents = Vec::new();
+    options: &ReadOptions,
+    visit: &mut Visit,
+) -> Result<usize> {
+    let mut documents = 0;
+    let name = origin.name;
     for (line, number) in contents.lines().zip(first_line..).filter(|(line, _)| !line.trim().is_empty()) {
         let record: Record = serde_json::from_str(line).map_err(|error| located(name, number, &error))?;
-        let text = read_text(&record.text, options);
-        if text.trim().is_empty() {
-            return Err(at_line(name, number, "\"text\" is empty"));
+        let speech = read_text(&record.text, options);
+        if speech.text.trim().is_empty() {
+            visit(origin.skipped(number, "\"text\" is empty", true))?;
+            continue;
         }
-        let domain = record.domain.unwrap_or_else(|| domain.to_string());
-        documents.push(Document { name: format!("{name}:{number}"), domain, text });
+        let domain = record.domain.as_deref().unwrap_or(origin.domain);
+        visit(origin.document(&format!("{name}:{number}"), domain, speech, line.len()))?;
+        documents += 1;
     }
     Ok(documents)
 }
 
 /// Plain text out of a JSON string, where line ends are still as the tool wrote them. Whisper's begins with a space.
-fn read_text(text: &str, options: ReadOptions) -> String {
+fn read_text(text: &str, options: &ReadOptions) -> Speech {
     plain::read(with_unix_newlines(text).trim(), options)
 }
 
@@ -90,8 +95,12 @@ fn located(name: &str, line: usize, error: &serde_json::Error) -> anyhow::Error 
 mod tests {
     use super::*;
 
-    const DEFAULT: ReadOptions = ReadOptions { keep_timestamps: false, keep_speakers: true };
-    const ALL: ReadOptions = ReadOptions { keep_timestamps: true, keep_speakers: true };
+    fn read(name: &str, contents: &str, options: ReadOptions) -> Result<String> {
+        super::read(name, contents, &options).map(|speech| speech.text)
+    }
+
+    const DEFAULT: ReadOptions = ReadOptions::DEFAULT;
+    const ALL: ReadOptions = ReadOptions { keep_timestamps: true, ..ReadOptions::DEFAULT };
 
     const TALK: &str = r#"{"language": "en", "text": "not this", "segments": [
         {"id": 0, "start": 0.5, "end": 2.0, "speaker": "Mo", "text": " Hello."},
@@ -102,7 +111,7 @@ mod tests {
     fn segments_of_one_speaker_join_into_one_line() {
         assert_eq!(read("a.json", TALK, DEFAULT).unwrap(), "Mo: Hello. Is it on?\nDev: Yes.\n");
         assert_eq!(read("a.json", TALK, ALL).unwrap(), "[00:00:00] Mo: Hello. Is it on?\n[00:01:02] Dev: Yes.\n");
-        let words_only = ReadOptions { keep_timestamps: false, keep_speakers: false };
+        let words_only = ReadOptions { keep_speakers: false, ..DEFAULT };
         assert_eq!(read("a.json", TALK, words_only).unwrap(), "Hello. Is it on?\nYes.\n");
     }
 
@@ -119,18 +128,6 @@ mod tests {
     }
 
     #[test]
-    fn each_line_of_jsonl_is_a_document() {
-        let contents = "{\"text\": \"One.\"}\n\n{\"text\": \"Two.\\n\", \"domain\": \"law\"}\n";
-        let document = |name: &str, domain: &str, text: &str| Document {
-            name: name.to_string(),
-            domain: domain.to_string(),
-            text: text.to_string(),
-        };
-        let expected = [document("a.jsonl:1", "talks", "One.\n"), document("a.jsonl:3", "law", "Two.\n")];
-        assert_eq!(read_lines("a.jsonl", "talks", contents, 1, DEFAULT).unwrap(), expected);
-    }
-
-    #[test]
     fn errors_name_the_file_the_line_and_the_missing_field() {
         for (contents, message) in [
             ("{\"segments\": [\n{\"start\": 0}]}", "a.json:2: column 12: missing field `text`"),
@@ -140,13 +137,6 @@ mod tests {
             ("{\"chunks\": []}", "a.json:1: neither \"segments\" nor \"text\""),
         ] {
             let error = read("a.json", contents, DEFAULT).unwrap_err().to_string();
-            assert!(error.starts_with(message), "{error}");
-        }
-        for (contents, message) in [
-            ("{\"text\": \"a\"}\n{\"words\": \"b\"}", "a.jsonl:2: column 14: missing field `text`"),
-            ("{\"text\": \"a\"}\n{\"text\": \" \"}", "a.jsonl:2: \"text\" is empty"),
-        ] {
-            let error = read_lines("a.jsonl", "text", contents, 1, DEFAULT).unwrap_err().to_string();
             assert!(error.starts_with(message), "{error}");
         }
     }

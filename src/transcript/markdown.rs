@@ -3,14 +3,14 @@
 //! This is no Markdown parser. It works line by line and removes what is clearly markup; everything else stays text.
 
 use super::ReadOptions;
-use super::turns::{Turn, parse_clock, stamp};
+use super::turns::{Speech, Turn, parse_clock, stamp};
 use std::fmt::Write;
 
 /// Code spans and link targets longer than this many characters are taken for text.
 const MAX_SPAN_CHARS: usize = 4096;
 
-pub(super) fn read(contents: &str, options: ReadOptions) -> String {
-    let mut text = String::with_capacity(contents.len());
+pub(super) fn read(contents: &str, options: &ReadOptions) -> Speech {
+    let mut speech = Speech { text: String::with_capacity(contents.len()), ..Speech::default() };
     // A speaker in a line of their own, whose words are in the next one.
     let mut announced: Option<String> = None;
     for line in contents.lines().map(str::trim).filter(|line| !is_rule(line)) {
@@ -24,9 +24,9 @@ pub(super) fn read(contents: &str, options: ReadOptions) -> String {
         }
         announced = None;
         let (start_ms, words) = take_timestamps(&inline(words), options);
-        Turn { start_ms, speaker, text: words }.render(options, &mut text);
+        speech.push(&Turn { start_ms, speaker, text: words }, options);
     }
-    text
+    speech
 }
 
 /// `---`, `***` or `___`, with or without spaces between.
@@ -177,7 +177,7 @@ fn byte_of_char(text: &str, index: usize) -> usize {
 /// Takes the timestamps out of a line: `[00:12:34.56]`, `[12:34]`, a span of two joined by "to", and those that end a
 /// remark like `[unintelligible 00:12:34.56]`. Returns the one that the line begins with, and the words. Kept ones
 /// stay inside the words where they do not begin the line.
-fn take_timestamps(line: &str, options: ReadOptions) -> (Option<u64>, String) {
+fn take_timestamps(line: &str, options: &ReadOptions) -> (Option<u64>, String) {
     let mut start_ms = None;
     let mut words = String::with_capacity(line.len());
     let mut rest = line;
@@ -230,9 +230,13 @@ fn leading_brackets(text: &str) -> Option<(&str, &str)> {
 mod tests {
     use super::*;
 
-    const WORDS_ONLY: ReadOptions = ReadOptions { keep_timestamps: false, keep_speakers: false };
-    const DEFAULT: ReadOptions = ReadOptions { keep_timestamps: false, keep_speakers: true };
-    const ALL: ReadOptions = ReadOptions { keep_timestamps: true, keep_speakers: true };
+    fn read(contents: &str, options: ReadOptions) -> String {
+        super::read(contents, &options).text
+    }
+
+    const WORDS_ONLY: ReadOptions = ReadOptions { keep_speakers: false, ..ReadOptions::DEFAULT };
+    const DEFAULT: ReadOptions = ReadOptions::DEFAULT;
+    const ALL: ReadOptions = ReadOptions { keep_timestamps: true, ..ReadOptions::DEFAULT };
 
     const EPISODE: &str = "# Episode 1: *Beans*\n\n**Jerod Santo:** \\[00:12:34.56\\] Hello. \\[laughs\\]\n\n\
         \\[13:50\\] It was \\[unintelligible 00:14:01.25\\] C\\# \\[14:10\\] then.\n\n---\n\n\

