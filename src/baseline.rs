@@ -10,6 +10,7 @@
 //! counted like any other; contexts do not reach across texts.
 
 use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::RangeInclusive;
@@ -18,7 +19,7 @@ use std::ops::RangeInclusive;
 const ORDERS: RangeInclusive<usize> = 2..=6;
 
 /// The best n-gram model's result.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Baseline {
     pub order: usize,
     pub bits_per_byte: f64,

@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod config;
+pub mod data;
 pub mod eval;
 pub mod export;
 pub mod inspect;
@@ -87,6 +88,8 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show what would be read from files, and how
+    Data(data::DataArgs),
     /// Train a model from a configuration file
     Train(train::TrainArgs),
     /// Sample text from a checkpoint, with a per-token expert log
@@ -139,6 +142,7 @@ fn run(cli: Cli) -> Result<()> {
     }
     simd::check_environment()?;
     match cli.command {
+        Command::Data(args) => data::run(args),
         Command::Train(args) => train::run(args),
         Command::Sample(args) => sample::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args, &cli.global),

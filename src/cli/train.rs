@@ -1,11 +1,11 @@
 //! `tinymoe train`: a configuration becomes a run directory.
 
-use crate::checkpoint::Files;
 use crate::config::{self, Config};
 use crate::tokenizer::Tokenizer;
 use crate::train::prepare::Prepared;
 use crate::train::progress::Progress;
 use crate::train::run_directory::RunDirectory;
+use crate::train::state::TrainerState;
 use crate::train::{Ending, Trainer};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -65,7 +65,7 @@ fn default_run(config: &Path) -> PathBuf {
 
 fn start(config: Config, path: &Path) -> Result<Trainer> {
     RunDirectory::check_free(path)?;
-    let prepared = Prepared::new(&config, None)?;
+    let prepared = Prepared::new(&config)?;
     let directory = RunDirectory::create(path)?;
     // The configuration comes first: what stands beside it is a run that can be resumed.
     directory.configure(&config)?;
@@ -76,8 +76,13 @@ fn start(config: Config, path: &Path) -> Result<Trainer> {
 fn resume(config: Config, path: &Path) -> Result<Trainer> {
     let directory = RunDirectory::open(path, &config)?;
     let files = directory.newest()?;
-    let tokenizer = |files: &Files| Tokenizer::from_json(files.get("tokenizer.json")?, "tokenizer.json");
-    let prepared = Prepared::new(&config, files.as_ref().map(tokenizer).transpose()?)?;
+    let prepared = match &files {
+        Some(files) => {
+            let tokenizer = Tokenizer::from_json(files.get("tokenizer.json")?, "tokenizer.json")?;
+            Prepared::resumed(&config, tokenizer, TrainerState::read(files)?.split)?
+        }
+        None => Prepared::new(&config)?,
+    };
     // A crash may have come before that.
     directory.describe(&prepared)?;
     Trainer::resume(config, prepared, directory, files.as_ref())
@@ -97,7 +102,7 @@ fn listen_for_interrupts() -> Result<Arc<AtomicBool>> {
 }
 
 fn dry_run(config: &Config) -> Result<()> {
-    let mut prepared = Prepared::new(config, None)?;
+    let mut prepared = Prepared::new(config)?;
     let baseline = prepared.baseline()?.clone();
     let mut out = io::stdout().lock();
     writeln!(out, "{}", prepared.describe(config))?;

@@ -8,6 +8,7 @@ pub mod evaluate;
 pub mod metrics;
 pub mod prepare;
 pub mod progress;
+pub mod receipt;
 pub mod run_directory;
 pub mod state;
 mod step;

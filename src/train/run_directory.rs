@@ -2,6 +2,7 @@
 
 use super::metrics::{LoggedTime, Record};
 use super::prepare::Prepared;
+use super::receipt;
 use super::state::TrainerState;
 use crate::checkpoint::{self, Files, model_files};
 use crate::config::{self, Config};
@@ -106,6 +107,7 @@ impl RunDirectory {
         if self.path.join("run.json").exists() {
             return Ok(());
         }
+        let (files, receipt) = receipt::facts(&prepared.receipt);
         let facts = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "git_revision": git_revision(),
@@ -114,7 +116,9 @@ impl RunDirectory {
             "threads": pool::threads(),
             "cpu": { "architecture": std::env::consts::ARCH, "kernels": simd::path().name() },
             "data_sha256": prepared.data_sha256,
-            "data": prepared.files,
+            "split": prepared.split,
+            "data": files,
+            "receipt": receipt,
             "tokens": { "training": prepared.training.ids.len(), "validation": prepared.validation.ids.len() },
             "parameters": {
                 "total": prepared.model.parameters.count(),
@@ -233,9 +237,7 @@ impl RunDirectory {
     /// Loads weights and moments from a checkpoint's files; returns the state that was saved with them.
     pub fn restore(files: &Files, prepared: &mut Prepared, optimizer: &mut Optimizer) -> Result<TrainerState> {
         model_files::decode_weights(files, &prepared.model)?;
-        let bytes = files.get("trainer_state.json")?;
-        let state: TrainerState = serde_json::from_slice(bytes)
-            .map_err(|error| Failure::CorruptCheckpoint(format!("trainer_state.json: {error}")))?;
+        let state = TrainerState::read(files)?;
         model_files::decode_optimizer(files, &prepared.model, optimizer)?;
         optimizer.steps = state.step as u64;
         Ok(state)

@@ -1,7 +1,9 @@
 //! The trainer's state besides weights and moments: `trainer_state.json` of a checkpoint.
 
 use super::prepare::Prepared;
+use crate::checkpoint::Files;
 use crate::config::Config;
+use crate::dataset::split::SplitRule;
 use crate::error::Failure;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -41,12 +43,25 @@ pub struct TrainerState {
     /// How much of the run's `metrics.jsonl` and `samples.txt` had been written.
     pub metrics_lines: usize,
     pub samples_bytes: u64,
+    /// How the text is divided. Checkpoints of the first round do not say: by its rule.
+    #[serde(default)]
+    pub split: SplitRule,
     /// Of the run's `config.toml`.
     pub config_sha256: String,
     pub data_sha256: String,
 }
 
 impl TrainerState {
+    /// From a checkpoint's files.
+    ///
+    /// # Errors
+    /// [`Failure::CorruptCheckpoint`] where it is missing or is not one.
+    pub fn read(files: &Files) -> Result<Self> {
+        let bytes = files.get("trainer_state.json")?;
+        let damaged = |error| Failure::CorruptCheckpoint(format!("trainer_state.json: {error}"));
+        Ok(serde_json::from_slice(bytes).map_err(damaged)?)
+    }
+
     /// The state before the first step.
     pub fn new(config: &Config, prepared: &Prepared) -> Result<Self> {
         Ok(Self {
@@ -61,6 +76,7 @@ impl TrainerState {
             skipped: Vec::new(),
             metrics_lines: 0,
             samples_bytes: 0,
+            split: prepared.split,
             config_sha256: config_sha256(config)?,
             data_sha256: prepared.data_sha256.clone(),
         })

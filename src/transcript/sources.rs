@@ -1,15 +1,19 @@
 //! From the sources that a configuration names to the files to read.
 
 use super::Format;
-use crate::error::Failure;
+use crate::error::{Failure, exit_code};
 use anyhow::{Context, Result};
 use glob::{MatchOptions, Pattern};
+use serde::Serialize;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The domain of a file that has neither a label nor a named folder.
 const DEFAULT_DOMAIN: &str = "text";
+
+/// The exit code of [`Failure::Usage`].
+const USAGE: u8 = 2;
 
 /// One file to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,30 +22,77 @@ pub(super) struct Source {
     /// The path with `/`.
     pub name: String,
     pub domain: String,
+    /// A source names it; else it was found in a folder or by a glob.
+    pub is_named: bool,
 }
 
-/// All files of all sources, sorted by name. A file that several sources reach is listed once, with the label if one
-/// of them carries it.
-pub(super) fn expand(sources: &[String]) -> Result<Vec<Source>> {
-    let mut found: HashMap<PathBuf, (PathBuf, Option<&str>)> = HashMap::new();
+/// What a search did not take, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PassedOver {
+    pub path: String,
+    pub reason: &'static str,
+}
+
+/// What the sources come to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Found {
+    /// Sorted by name.
+    pub files: Vec<Source>,
+    /// In the order in which they were met.
+    pub passed_over: Vec<PassedOver>,
+}
+
+/// How a file was reached.
+struct Reached<'a> {
+    path: PathBuf,
+    label: Option<&'a str>,
+    is_named: bool,
+}
+
+/// All files of all sources but those that `exclude` matches. A file that several sources reach is listed once, with
+/// the label if one of them carries it.
+///
+/// # Errors
+/// [`Failure::Usage`], with all that is wrong with the sources.
+pub(super) fn expand(sources: &[String], exclude: &[String]) -> Result<Found> {
+    let mut search = Search::new(exclude)?;
+    let mut reached: HashMap<PathBuf, Reached> = HashMap::new();
+    let mut problems = Vec::new();
     for source in sources {
-        let (path, label) = split_label(source)?;
-        for file in files_of(path)? {
-            let identity = fs::canonicalize(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            let (_, known_label) = found.entry(identity).or_insert((file, label));
-            *known_label = known_label.or(label);
+        match search.reach(source) {
+            Ok(files) => {
+                for file in files {
+                    let identity =
+                        fs::canonicalize(&file.path).with_context(|| format!("cannot read {}", file.path.display()))?;
+                    let Reached { label, is_named, .. } = file;
+                    let known = reached.entry(identity).or_insert(file);
+                    known.label = known.label.or(label);
+                    known.is_named |= is_named;
+                }
+            }
+            Err(problem) if exit_code(&problem) == USAGE => problems.push(problem.to_string()),
+            Err(error) => return Err(error),
         }
     }
-    let mut files: Vec<Source> = found
-        .into_values()
-        .map(|(path, label)| {
-            let folder = path.parent().and_then(Path::file_name).map(|folder| folder.to_string_lossy().into_owned());
-            let domain = label.map(str::to_string).or(folder).unwrap_or_else(|| DEFAULT_DOMAIN.to_string());
-            Source { name: path.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/"), path, domain }
-        })
-        .collect();
+    if !problems.is_empty() {
+        return Err(usage(problems.join("\n")));
+    }
+    let mut files: Vec<Source> = reached.into_values().map(Source::from).collect();
     files.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(files)
+    Ok(Found { files, passed_over: search.passed_over })
+}
+
+impl From<Reached<'_>> for Source {
+    fn from(Reached { path, label, is_named }: Reached) -> Self {
+        let folder = path.parent().and_then(Path::file_name).map(|folder| folder.to_string_lossy().into_owned());
+        let domain = label.map(str::to_string).or(folder).unwrap_or_else(|| DEFAULT_DOMAIN.to_string());
+        Self { name: name_of(&path), path, domain, is_named }
+    }
+}
+
+/// A path with `/`.
+fn name_of(path: &Path) -> String {
+    path.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/")
 }
 
 /// The extension in lower case; empty if there is none.
@@ -65,99 +116,199 @@ fn split_label(source: &str) -> Result<(&str, Option<&str>)> {
     }
 }
 
-fn files_of(path: &str) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    if Path::new(path).is_dir() {
-        walk(Path::new(path), &mut files)?;
-    } else if Path::new(path).exists() {
-        return Ok(vec![PathBuf::from(path)]);
-    } else if path.contains(['*', '?', '[']) {
-        let components: Vec<&str> = path.split(std::path::is_separator).collect();
-        match components.split_first() {
-            Some((&"", below_root)) => matches(Path::new(std::path::MAIN_SEPARATOR_STR), below_root, &mut files)?,
-            _ => matches(Path::new(""), &components, &mut files)?,
-        }
-    } else {
-        let folder = std::env::current_dir().unwrap_or_default();
-        let message = format!(
-            "source \"{path}\": no such file or directory (sources are relative to the current directory, {})",
-            folder.display()
-        );
-        return Err(usage(message));
-    }
-    if files.is_empty() {
-        let known = Format::extensions().map(|extension| format!(".{extension}")).collect::<Vec<_>>().join(" ");
-        return Err(usage(format!("source \"{path}\": no transcript found there (looked for {known})")));
-    }
-    Ok(files)
+/// Looks for files in folders.
+struct Search {
+    exclude: Vec<Pattern>,
+    passed_over: Vec<PassedOver>,
+    excluded: usize,
 }
 
-/// Files with a known extension anywhere below `folder`, hidden ones left out. Links to directories are not followed,
-/// so that no link can lead around in a circle.
-fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for path in entries(folder)? {
-        if is_hidden(&path) {
-            continue;
-        }
-        if is_real_dir(&path) {
-            walk(&path, files)?;
+impl Search {
+    fn new(exclude: &[String]) -> Result<Self> {
+        let pattern = |glob: &String| {
+            let relative = glob.strip_prefix("./").unwrap_or(glob).trim_end_matches('/');
+            Pattern::new(relative).map_err(|error| usage(format!("data.exclude: glob \"{glob}\": {error}")))
+        };
+        Ok(Self { exclude: exclude.iter().map(pattern).collect::<Result<_>>()?, passed_over: Vec::new(), excluded: 0 })
+    }
+
+    /// The files of one source.
+    fn reach<'a>(&mut self, source: &'a str) -> Result<Vec<Reached<'a>>> {
+        let (path, label) = split_label(source)?;
+        let before = (self.passed_over.len(), self.excluded);
+        let mut files = Vec::new();
+        let is_named = !Path::new(path).is_dir() && Path::new(path).exists();
+        if is_named {
+            check_regular(path)?;
+            self.push(PathBuf::from(path), &mut files);
+        } else if Path::new(path).is_dir() {
+            self.walk(Path::new(path), &mut files)?;
+        } else if path.contains(['*', '?', '[']) {
+            let components: Vec<&str> = path.split(std::path::is_separator).collect();
+            match components.split_first() {
+                Some((&"", rest)) => self.matches(Path::new(std::path::MAIN_SEPARATOR_STR), rest, &mut files)?,
+                _ => self.matches(Path::new(""), &components, &mut files)?,
+            }
         } else {
-            push_known(path, files);
+            let folder = std::env::current_dir().unwrap_or_default();
+            return Err(usage(format!(
+                "source \"{path}\": no such file or directory (sources are relative to the current directory, {})",
+                folder.display()
+            )));
         }
+        if files.is_empty() {
+            return Err(usage(format!("source \"{path}\": {}", self.nothing_found(before))));
+        }
+        Ok(files.into_iter().map(|path| Reached { path, label, is_named }).collect())
     }
-    Ok(())
-}
 
-/// Files below `base` that match a glob's `components`; a directory that matches contributes its files. This is not
-/// `glob::glob` because that follows links to directories in `**`, circles included.
-fn matches(base: &Path, components: &[&str], files: &mut Vec<PathBuf>) -> Result<()> {
-    let Some((&component, rest)) = components.split_first() else {
-        if base.is_dir() {
-            return walk(base, files);
+    /// Why nothing was found since so much had been passed over and excluded.
+    fn nothing_found(&self, (passed_over, excluded): (usize, usize)) -> String {
+        let known: Vec<String> = Format::extensions().map(|extension| format!(".{extension}")).collect();
+        let mut message = format!("no transcript found there (looked for {})", known.join(" "));
+        if self.excluded > excluded {
+            message += &format!("; data.exclude keeps out {} that were", self.excluded - excluded);
         }
-        push_known(base.to_path_buf(), files);
-        return Ok(());
-    };
-    if !component.contains(['*', '?', '[']) {
-        let path = base.join(component);
-        return if path.exists() { matches(&path, rest, files) } else { Ok(()) };
+        for PassedOver { path, reason } in self.passed_over[passed_over..].iter().take(3) {
+            message += &format!("; passed over {path}, {reason}");
+        }
+        message
     }
-    if component == "**" {
-        matches(base, rest, files)?;
-        for path in entries(base)? {
-            if is_real_dir(&path) && !is_hidden(&path) {
-                matches(&path, components, files)?;
+
+    /// Files with a known extension anywhere below `folder`, hidden ones left out. Links to directories are not
+    /// followed, so that no link can lead around in a circle.
+    fn walk(&mut self, folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+        for path in self.entries(folder)? {
+            if is_hidden(&path) {
+                continue;
+            }
+            if is_real_dir(&path) {
+                self.walk(&path, files)?;
+            } else {
+                self.push_known(path, files);
             }
         }
-        return Ok(());
+        Ok(())
     }
-    let pattern = Pattern::new(component).map_err(|error| usage(format!("glob \"{component}\": {error}")))?;
-    let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::default() };
-    for path in entries(base)? {
-        if path.file_name().is_some_and(|name| pattern.matches_with(&name.to_string_lossy(), options)) {
-            matches(&path, rest, files)?;
+
+    /// Files below `base` that match a glob's `components`; a directory that matches contributes its files. This is
+    /// not `glob::glob` because that follows links to directories in `**`, circles included.
+    fn matches(&mut self, base: &Path, components: &[&str], files: &mut Vec<PathBuf>) -> Result<()> {
+        let Some((&component, rest)) = components.split_first() else {
+            if base.is_dir() {
+                return self.walk(base, files);
+            }
+            self.push_known(base.to_path_buf(), files);
+            return Ok(());
+        };
+        if !component.contains(['*', '?', '[']) {
+            let path = base.join(component);
+            return if path.exists() { self.matches(&path, rest, files) } else { Ok(()) };
+        }
+        if component == "**" {
+            self.matches(base, rest, files)?;
+            for path in self.entries(base)? {
+                if is_real_dir(&path) && !is_hidden(&path) {
+                    self.matches(&path, components, files)?;
+                }
+            }
+            return Ok(());
+        }
+        let pattern = Pattern::new(component).map_err(|error| usage(format!("glob \"{component}\": {error}")))?;
+        let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::default() };
+        for path in self.entries(base)? {
+            if path.file_name().is_some_and(|name| pattern.matches_with(&name.to_string_lossy(), options)) {
+                self.matches(&path, rest, files)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a directory holds; nothing, if `folder` is not a directory, or is one that this program wrote. An empty
+    /// path is the current directory.
+    fn entries(&mut self, folder: &Path) -> Result<Vec<PathBuf>> {
+        let listed = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        if !listed.is_dir() || self.is_excluded(folder) {
+            return Ok(Vec::new());
+        }
+        let mut paths = fs::read_dir(listed)
+            .and_then(|entries| entries.map(|entry| Ok(folder.join(entry?.file_name()))).collect::<Result<Vec<_>, _>>())
+            .with_context(|| format!("cannot list the directory {}", listed.display()))?;
+        if let Some(reason) = written_here(&paths) {
+            self.pass_over(listed, reason);
+            return Ok(Vec::new());
+        }
+        paths.sort();
+        Ok(paths)
+    }
+
+    /// Takes a regular file with a known extension. It is not opened: one that is not regular (a pipe) may never end.
+    fn push_known(&mut self, path: PathBuf, files: &mut Vec<PathBuf>) {
+        if !Format::extensions().any(|known| known == extension(&path)) {
+            return;
+        }
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => self.push(path, files),
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => self.pass_over(&path, "not a regular file"),
+            // It is gone, or a link that leads nowhere.
+            Err(_) => self.pass_over(&path, "a link to nothing"),
         }
     }
-    Ok(())
+
+    fn push(&mut self, path: PathBuf, files: &mut Vec<PathBuf>) {
+        if self.is_excluded(&path) {
+            self.excluded += 1;
+            self.pass_over(&path, "data.exclude matches it");
+        } else {
+            files.push(path);
+        }
+    }
+
+    fn pass_over(&mut self, path: &Path, reason: &'static str) {
+        let passed_over = PassedOver { path: name_of(path), reason };
+        if !self.passed_over.contains(&passed_over) {
+            self.passed_over.push(passed_over);
+        }
+    }
+
+    /// Whether a pattern matches a path or any run of its components: a name, a folder, a path's end.
+    fn is_excluded(&self, path: &Path) -> bool {
+        if self.exclude.is_empty() {
+            return false;
+        }
+        let name = name_of(path);
+        let slashes = || name.match_indices('/').map(|(slash, _)| slash);
+        let starts = std::iter::once(0).chain(slashes().map(|slash| slash + 1));
+        let options = MatchOptions { require_literal_separator: true, ..MatchOptions::default() };
+        starts.into_iter().any(|start| {
+            slashes()
+                .filter(|&end| end > start)
+                .chain([name.len()])
+                .any(|end| self.exclude.iter().any(|pattern| pattern.matches_with(&name[start..end], options)))
+        })
+    }
 }
 
-/// What a directory holds; nothing, if `folder` is not a directory. An empty path is the current directory.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let listed = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    if !listed.is_dir() {
-        return Ok(Vec::new());
+/// Why a folder with these entries is no source of text: what this program wrote into it is not to be learned from, and
+/// would change while it is.
+fn written_here(paths: &[PathBuf]) -> Option<&'static str> {
+    let has = |name: &str| paths.iter().any(|path| path.file_name().is_some_and(|found| found == name));
+    let weights = || paths.iter().any(|path| ["safetensors", "gguf"].contains(&extension(path).as_str()));
+    match () {
+        () if has("config.toml") && (has("run.json") || has("checkpoints") || has("metrics.jsonl")) => {
+            Some("a run's directory")
+        }
+        () if has("MANIFEST.json") && has("trainer_state.json") => Some("a checkpoint"),
+        () if has("config.json") && weights() => Some("a model's directory"),
+        () => None,
     }
-    let mut paths = fs::read_dir(listed)
-        .and_then(|entries| entries.map(|entry| Ok(folder.join(entry?.file_name()))).collect::<Result<Vec<_>, _>>())
-        .with_context(|| format!("cannot list the directory {}", listed.display()))?;
-    paths.sort();
-    Ok(paths)
 }
 
-fn push_known(path: PathBuf, files: &mut Vec<PathBuf>) {
-    if Format::extensions().any(|known| known == extension(&path)) && !path.is_dir() {
-        files.push(path);
-    }
+/// Refuses what is not a file before it is opened: a pipe would wait for a writer.
+fn check_regular(path: &str) -> Result<()> {
+    let metadata = fs::metadata(path).with_context(|| format!("cannot read {path}"))?;
+    if metadata.is_file() { Ok(()) } else { Err(usage(format!("source \"{path}\": not a regular file"))) }
 }
 
 fn is_hidden(path: &Path) -> bool {
@@ -192,7 +343,7 @@ mod tests {
     fn listing(folder: &Path, sources: &[&str]) -> Result<Vec<String>> {
         let root = folder.to_str().unwrap();
         let sources: Vec<String> = sources.iter().map(|source| format!("{root}/{source}")).collect();
-        let files = expand(&sources)?;
+        let files = expand(&sources, &[])?.files;
         Ok(files.iter().map(|file| format!("{} ({})", &file.name[root.len() + 1..], file.domain)).collect())
     }
 
@@ -247,6 +398,92 @@ mod tests {
             assert!(error.to_string().contains(message), "{error}");
             assert_eq!(exit_code(&error), 2, "{error}");
         }
+    }
+
+    #[test]
+    fn excluded_files_and_folders_are_passed_over_and_listed() {
+        let folder = tree(&["a/1.txt", "a/2.srt", "a/draft/3.txt", "b/4.txt", "b/notes.txt"]);
+        let root = folder.path().to_str().unwrap();
+        let kept = |exclude: &[&str]| {
+            let exclude: Vec<String> = exclude.iter().map(|glob| glob.to_string()).collect();
+            let found = expand(&[root.to_string()], &exclude).unwrap();
+            let names = found.files.iter().map(|file| file.name[root.len() + 1..].to_string());
+            (names.collect::<Vec<_>>().join(" "), found.passed_over.len())
+        };
+        assert_eq!(kept(&[]), ("a/1.txt a/2.srt a/draft/3.txt b/4.txt b/notes.txt".into(), 0));
+        assert_eq!(kept(&["*.srt", "notes.*"]), ("a/1.txt a/draft/3.txt b/4.txt".into(), 2));
+        assert_eq!(kept(&["draft", "./b/"]), ("a/1.txt a/2.srt".into(), 0));
+        assert_eq!(kept(&["a/*.txt"]), ("a/2.srt a/draft/3.txt b/4.txt b/notes.txt".into(), 1));
+        assert_eq!(kept(&["a/**/*.txt"]), ("a/2.srt b/4.txt b/notes.txt".into(), 2));
+        let error = expand(&[format!("{root}/b")], &["*.txt".into()]).unwrap_err();
+        assert!(error.to_string().contains("data.exclude keeps out 2"), "{error}");
+        let error = expand(&[root.into()], &["a**".into()]).unwrap_err();
+        assert!(error.to_string().starts_with("data.exclude: glob \"a**\""), "{error}");
+        assert_eq!(exit_code(&error), 2);
+    }
+
+    #[test]
+    fn what_the_program_wrote_is_passed_over_by_every_kind_of_search() {
+        let folder = tree(&[
+            "talk.txt",
+            "runs/x/config.toml",
+            "runs/x/run.json",
+            "runs/x/samples.txt",
+            "runs/x/checkpoints/step-1/tokenizer.json",
+            "runs/begun/config.toml",
+            "runs/begun/checkpoints/x",
+            "runs/begun/samples.txt",
+            "kept/MANIFEST.json",
+            "kept/trainer_state.json",
+            "exported/config.json",
+            "exported/model.safetensors",
+            "mine/config.toml",
+            "mine/notes.txt",
+        ]);
+        let root = folder.path().to_str().unwrap();
+        for source in ["", "**", "**/*.txt", "**/*", "*", "**/*.*"] {
+            let found = expand(&[format!("{root}/{source}")], &[]).unwrap();
+            let names: Vec<&str> = found.files.iter().map(|file| &file.name[root.len() + 1..]).collect();
+            let expected: &[&str] =
+                if source == "**/*.txt" || source.len() < 7 { &["mine/notes.txt", "talk.txt"] } else { &[] };
+            assert_eq!(names, expected, "{source}");
+            let passed: Vec<(&str, &str)> =
+                found.passed_over.iter().map(|passed| (&passed.path[root.len() + 1..], passed.reason)).collect();
+            assert_eq!(
+                passed,
+                [
+                    ("exported", "a model's directory"),
+                    ("kept", "a checkpoint"),
+                    ("runs/begun", "a run's directory"),
+                    ("runs/x", "a run's directory")
+                ],
+                "{source}"
+            );
+        }
+        let error = listing(folder.path(), &["runs/x/*.txt"]).unwrap_err().to_string();
+        assert!(error.contains("passed over") && error.contains("a run's directory"), "{error}");
+        // Named by itself, a file is read wherever it lies.
+        assert_eq!(listing(folder.path(), &["runs/x/samples.txt"]).unwrap(), ["runs/x/samples.txt (x)"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn pipes_and_sockets_are_never_opened() {
+        let folder = tree(&["a/1.txt"]);
+        let root = folder.path().to_str().unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("a/socket.txt")).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(folder.path().join("a/pipe.txt")).status();
+        assert!(made.unwrap().success());
+        std::os::unix::fs::symlink("/dev/zero", folder.path().join("a/zero.txt")).unwrap();
+        std::os::unix::fs::symlink("nowhere", folder.path().join("a/dangling.txt")).unwrap();
+        for source in ["", "/a/*.txt", "/**/*.txt"] {
+            let found = expand(&[format!("{root}{source}")], &[]).unwrap();
+            assert_eq!(found.files.len(), 1);
+            let passed: Vec<&str> = found.passed_over.iter().map(|passed| passed.reason).collect();
+            assert_eq!(passed, ["a link to nothing", "not a regular file", "not a regular file", "not a regular file"]);
+        }
+        let error = listing(folder.path(), &["a/pipe.txt", "missing"]).unwrap_err().to_string();
+        assert!(error.contains("pipe.txt\": not a regular file\n") && error.contains("missing\": no such"), "{error}");
     }
 
     #[cfg(unix)]
