@@ -47,7 +47,7 @@ impl Texts {
         }
         // Text is read as the run's was, where that is known.
         let options = trained.run_config()?.unwrap_or_default().data;
-        let documents = read_data(&DataConfig { sources: data.to_vec(), ..options })?;
+        let documents = read_data(&DataConfig { sources: data.to_vec(), exclude: Vec::new(), ..options })?;
         Ok(Self { documents, split: None })
     }
 

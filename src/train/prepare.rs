@@ -51,10 +51,11 @@ enum Pending {
 /// Reads the configured sources.
 pub fn read_data(data: &DataConfig) -> Result<Vec<Document>> {
     let mut documents = Vec::new();
-    Corpus::find(&selection(data))?.read(|document| {
+    let receipt = Corpus::find(&selection(data))?.read(|document| {
         documents.push(document);
         Ok(())
     })?;
+    receipt::warn_of_skipped(&receipt);
     Ok(documents)
 }
 
@@ -180,6 +181,7 @@ impl Prepared {
     fn build(config: &Config, tokenizer: Option<Tokenizer>, rule: SplitRule) -> Result<Self> {
         let corpus = Corpus::find(&selection(&config.data))?;
         let mut survey = Survey::of(config, &corpus, rule)?;
+        receipt::warn_of_skipped(&survey.receipt);
         check_split(config, &survey)?;
         let is_large = survey.shares.training + survey.shares.validation >= LEAST_KEPT_BYTES;
         let cache = Cache::from_environment().filter(|_| is_large);

@@ -39,6 +39,19 @@ pub fn summary(receipt: &Receipt) -> [String; 2] {
     [read, skipped]
 }
 
+/// Names the files that could not be read, the first ten of them.
+pub fn warn_of_skipped(receipt: &Receipt) {
+    let skipped = &receipt.skipped_files;
+    if skipped.is_empty() {
+        return;
+    }
+    let mut lines =
+        vec![format!("skipped {}:", counted(skipped.len(), "file that cannot be read", "files that cannot be read"))];
+    lines.extend(skipped.iter().take(10).map(|file| format!("  {}: {}", file.name, file.reason)));
+    lines.extend((skipped.len() > 10).then(|| format!("  and {} more", grouped(skipped.len() - 10))));
+    log::warn!("{}", lines.join("\n"));
+}
+
 /// For `run.json`: the files, and all else.
 pub fn facts(receipt: &Receipt) -> (Value, Value) {
     let listed = &receipt.files[..receipt.files.len().min(MAX_LISTED)];

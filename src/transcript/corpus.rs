@@ -1,7 +1,7 @@
 //! From sources to documents: which files there are, which of them say the same, what becomes of bad ones, and the
 //! receipt of it all. Files are read on all threads and handed over in the order of their names.
 
-use super::receipt::Receipt;
+use super::receipt::{OtherFormat, Receipt};
 use super::sources::{self, PassedOver, Source};
 use super::{Document, Item, ReadOptions, file, talks};
 use crate::error::Failure;
@@ -9,6 +9,7 @@ use crate::ops::pool;
 use anyhow::{Error, Result, anyhow};
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 
 /// What to read, and how.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,7 +30,7 @@ pub struct Corpus {
     files: Vec<Source>,
     passed_over: Vec<PassedOver>,
     /// Files with the words of another one beside them, which is read instead.
-    other_formats: BTreeMap<String, String>,
+    other_formats: BTreeMap<PathBuf, OtherFormat>,
     skip_bad_files: bool,
     options: ReadOptions,
 }
@@ -71,10 +72,10 @@ impl Corpus {
     /// # Errors
     /// As [`Self::read`].
     pub fn read_files(&self, mut visit: impl FnMut(&str, Document) -> Result<()>) -> Result<Receipt> {
-        let mut receipt = Receipt::new(&self.passed_over, &self.other_formats);
+        let mut receipt = Receipt::new(&self.passed_over, self.other_formats.values());
         let mut errors = Vec::new();
         let wanted: Vec<&Source> =
-            self.files.iter().filter(|source| !self.other_formats.contains_key(&source.name)).collect();
+            self.files.iter().filter(|source| !self.other_formats.contains_key(&source.path)).collect();
         for batch in batches(&wanted) {
             for (source, read) in self.read_batch(batch) {
                 let mut stopped = None;

@@ -94,14 +94,8 @@ const MAX_ROWS: usize = 100;
 const MAX_SPEAKERS: usize = 1000;
 
 impl Receipt {
-    pub(super) fn new(passed_over: &[PassedOver], other_formats: &BTreeMap<String, String>) -> Self {
-        let other =
-            |(name, instead): (&String, &String)| OtherFormat { name: name.clone(), read_instead: instead.clone() };
-        Self {
-            passed_over: passed_over.to_vec(),
-            other_formats: other_formats.iter().map(other).collect(),
-            ..Self::default()
-        }
+    pub(super) fn new<'a>(passed_over: &[PassedOver], other_formats: impl Iterator<Item = &'a OtherFormat>) -> Self {
+        Self { passed_over: passed_over.to_vec(), other_formats: other_formats.cloned().collect(), ..Self::default() }
     }
 
     /// Adds what a file holds. To be followed by [`Self::close_file`] or [`Self::skip_file`].

@@ -2,21 +2,22 @@
 //! side; the same words are to be learned once. Of files of one folder and name that hold the same words, the one that
 //! tells most is read: one that knows speakers before one that does not, then JSON, subtitles, tables, text.
 
+use super::receipt::OtherFormat;
 use super::sources::{self, Source};
 use super::{Item, ReadOptions, file};
 use crate::ops::pool;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How much a format tells, by extension: the last tells most.
 const BY_RICHNESS: [&str; 8] = ["txt", "text", "csv", "tsv", "sbv", "srt", "vtt", "json"];
 /// Larger files are not compared.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// The name of each file that is another format of a talk, and of the file that is read instead.
-pub(super) fn other_formats(files: &[Source], options: &ReadOptions) -> BTreeMap<String, String> {
+/// Each file that is another format of a talk, by its path, and what is read instead.
+pub(super) fn other_formats(files: &[Source], options: &ReadOptions) -> BTreeMap<PathBuf, OtherFormat> {
     let mut groups: BTreeMap<(Option<&Path>, Option<&OsStr>), Vec<&Source>> = BTreeMap::new();
     for source in files {
         groups.entry((source.path.parent(), source.path.file_stem())).or_default().push(source);
@@ -38,7 +39,8 @@ pub(super) fn other_formats(files: &[Source], options: &ReadOptions) -> BTreeMap
         let richest = talk.iter().max_by_key(|(source, words)| (words.has_speakers, richness(source))).map(|(s, _)| *s);
         for (source, _) in &talk {
             if let Some(richest) = richest.filter(|richest| richest != source) {
-                others.insert(source.name.clone(), richest.name.clone());
+                let other = OtherFormat { name: source.name.clone(), read_instead: richest.name.clone() };
+                others.insert(source.path.clone(), other);
             }
         }
     }
