@@ -4,6 +4,8 @@ use super::Trained;
 use crate::checkpoint::gguf::{self, Dtype};
 use crate::checkpoint::{hf, model_files};
 use crate::error::Failure;
+use crate::terminal;
+use crate::train::prepare::grouped;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use std::fs::{self, File, OpenOptions};
@@ -55,7 +57,12 @@ pub fn run(args: ExportArgs) -> Result<()> {
             hf::model_type(model, router)
         }
     };
-    writeln!(io::stdout(), "{shown}: {architecture}, {} parameters", trained.model.parameters.count())?;
+    writeln!(
+        io::stdout(),
+        "{}: {architecture}, {} parameters",
+        terminal::path(&args.out),
+        grouped(trained.model.parameters.count())
+    )?;
     if let (Format::Hf, Err(reason)) = (args.to, hf::architecture(model, router)) {
         log::warn!("no architecture of transformers computes this model, because of {reason}");
     }

@@ -1,6 +1,6 @@
 //! The token arrays of a large corpus in the cache, so that the next run on the same text need not encode it again.
 
-use super::{IdArray, Ids, Tokens};
+use super::{IdArray, Ids, Tokens, Unknown};
 use crate::cache::Cache;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,8 @@ struct Shape {
     texts: usize,
     bytes: usize,
     domains: Vec<String>,
+    unknown: Unknown,
+    first_bytes: usize,
 }
 
 impl Shape {
@@ -87,7 +89,8 @@ pub fn get(cache: &Cache, key: &str) -> Option<(Vec<u8>, [Tokens<Ids>; 2])> {
 
 /// A split without its ids, and how many these are.
 fn texts(input: &mut impl Read, shape: Shape) -> Result<(Tokens<Ids>, usize)> {
-    let mut tokens = Tokens { domains: shape.domains, bytes: shape.bytes, ..Tokens::default() };
+    let Shape { bytes, domains, unknown, first_bytes, .. } = shape;
+    let mut tokens = Tokens { bytes, domains, unknown, first_bytes, ..Tokens::default() };
     let mut start = 0;
     for _ in 0..shape.texts {
         let mut entry = [0; ENTRY];
@@ -111,6 +114,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path().join("c"), 1 << 30);
         let mut training = Tokens::<Ids> { domains: vec!["a".into(), "b".into()], bytes: 77, ..Tokens::default() };
+        training.unknown = Unknown { tokens: 3, characters: [('λ', 2), ('"', 1)].into() };
+        training.first_bytes = 2;
         training.ids.append(&(0..300_000).map(|id: u32| id.wrapping_mul(2_654_435_761)).collect::<Vec<_>>()).unwrap();
         training.texts = vec![(0..10, 1), (10..10, 0), (10..300_000, 0)];
         let mut validation = Tokens::<Ids> { domains: vec!["a".into()], bytes: 3, ..Tokens::default() };
@@ -123,6 +128,7 @@ mod tests {
         assert_eq!(tokenizer, b"{}");
         for (kept, original) in kept.iter().zip([&training, &validation]) {
             assert_eq!((&kept.domains, kept.bytes, &kept.texts), (&original.domains, original.bytes, &original.texts));
+            assert_eq!((&kept.unknown, kept.first_bytes), (&original.unknown, original.first_bytes));
             assert_eq!(kept.ids.len(), original.ids.len());
             for range in [0..1, 0..original.ids.len(), original.ids.len() - 2..original.ids.len()] {
                 assert_eq!(kept.ids.read(range.clone()).unwrap(), original.ids.read(range).unwrap());

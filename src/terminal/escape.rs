@@ -1,8 +1,9 @@
 //! Text from files, made safe to show; and commands, made safe to copy into a shell.
 
 use std::borrow::Cow;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
+use std::path::Path;
 
 /// Text of several lines: line feeds and tabs stay, every other control character is shown as an escape like `\x1b` or
 /// `\u{202e}`. Control characters are C0, DEL, C1, and those that reorder what stands beside them (Unicode's
@@ -37,6 +38,34 @@ fn escaped(text: &str, hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
         };
     }
     Cow::Owned(shown)
+}
+
+/// A path, as [`line`].
+pub fn path(path: &Path) -> String {
+    line(&path.to_string_lossy()).into_owned()
+}
+
+/// JSON, which has escapes of its own for C0: the other control characters are written as those, too, which means the
+/// same to whoever reads it.
+pub fn json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for character in json.chars() {
+        if is_control(character) && !matches!(character, '\n' | '\t') {
+            // Writing to a String cannot fail.
+            _ = write!(shown, "\\u{:04x}", u32::from(character));
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// A path as an argument: one that begins with `-` would pass for an option.
+pub fn operand(path: &Path) -> OsString {
+    match path.as_os_str().as_encoded_bytes().starts_with(b"-") {
+        true => Path::new(".").join(path).into_os_string(),
+        false => path.as_os_str().to_owned(),
+    }
 }
 
 /// A command line for a person to copy, its words quoted for POSIX shells where they need it. A word that is a path
@@ -108,6 +137,18 @@ mod tests {
         assert_eq!(command(&["tinymoe", "resume", "runs/a-1_b"]), "tinymoe resume runs/a-1_b");
         assert_eq!(command(&["x", "my run", "it's", "$HOME", ""]), "x 'my run' 'it'\\''s' '$HOME' ''");
         assert_eq!(command(&["a\nb\x1b'\u{9b}"]), "$'a\\012b\\033\\'\\302\\233'");
+    }
+
+    #[test]
+    fn json_means_the_same_afterwards() {
+        let shown = json("{\"a\": \"\u{9b}\u{202e}\u{7f}é\"}\n");
+        assert_eq!(shown, "{\"a\": \"\\u009b\\u202e\\u007fé\"}\n");
+    }
+
+    #[test]
+    fn a_path_that_looks_like_an_option_is_none() {
+        assert_eq!(command(&["resume".into(), operand(Path::new("-x"))]), "resume ./-x");
+        assert_eq!(operand(Path::new("runs/a")), "runs/a");
     }
 
     /// What a real shell makes of it.

@@ -18,13 +18,15 @@
 //!
 //! **Commands.** One that is advised to a person is made by [`command`], which quotes for the shell.
 
+mod colour;
 mod escape;
 mod phase;
 mod screen;
 
-pub use escape::{command, line, text};
+pub use colour::{Colours, nearest_indexed};
+pub use escape::{command, json, line, operand, path, text};
 pub use phase::Phase;
-pub use screen::{clear, draw, is_live, width};
+pub use screen::{clear, draw, is_live, stdout_width, width};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 

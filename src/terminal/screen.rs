@@ -38,8 +38,18 @@ pub fn width() -> usize {
 }
 
 fn columns() -> usize {
-    let columns = Term::stderr().size_checked().map_or(0, |(_, columns)| usize::from(columns));
-    if columns == 0 { 80 } else { columns }
+    columns_of(&Term::stderr()).unwrap_or(80)
+}
+
+/// Columns of stdout, if it is a terminal; else there is no limit.
+pub fn stdout_width() -> usize {
+    columns_of(&Term::stdout()).unwrap_or(usize::MAX)
+}
+
+/// None where the terminal does not know.
+fn columns_of(terminal: &Term) -> Option<usize> {
+    let (_, columns) = terminal.size_checked()?;
+    (columns > 0).then_some(usize::from(columns))
 }
 
 /// Shows what `lines` returns for a [`width`], at most ten times a second. They must not be wider.

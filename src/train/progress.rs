@@ -56,8 +56,13 @@ impl Progress {
         self.tokens as f64 / self.seconds().max(1e-9)
     }
 
+    /// The smoothed training loss in nats per token; none before the first step.
+    pub fn loss(&self) -> Option<f64> {
+        (self.steps > 0).then_some(self.smoothed_loss)
+    }
+
     /// Since the session began.
-    pub fn seconds(&self) -> f64 {
+    fn seconds(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
     }
 
@@ -69,17 +74,19 @@ impl Progress {
     /// A line of `metrics.jsonl`: training lines where nothing is drawn, evaluations always.
     pub fn log(&mut self, record: &Record) {
         let Record { step, loss, bits_per_byte, .. } = record;
+        let dropped = record.dropped_share.map_or(String::new(), |share| format!(", {:.1}% dropped", 100.0 * share));
+        let unknown = record.unknown_share.map_or(String::new(), |share| format!(", {:.1}% unknown", 100.0 * share));
         let step = grouped(*step);
         if let Some(ngram) = record.ngram_bits_per_byte {
             self.validation = Some((*bits_per_byte, ngram));
             let verdict = if *bits_per_byte < ngram { "below" } else { "above" };
             log::info!(
-                "step {step}: validation loss {loss:.4} nats/token, {bits_per_byte:.4} bits/byte ({verdict} the n-gram \
-                 baseline's {ngram:.4})"
+                "step {step}: validation loss {loss:.4}, {bits_per_byte:.4} bits/byte ({verdict} the n-gram's {ngram:.4})\
+                 {unknown}"
             );
         } else if !terminal::is_live() {
             log::info!(
-                "step {step}: loss {loss:.4}, lr {:.2e}, {} tokens/s, {} left{}",
+                "step {step}: loss {loss:.4}, lr {:.2e}, {} tokens/s, {} left{dropped}{}",
                 record.lr,
                 grouped(self.tokens_per_s() as usize),
                 duration(self.seconds_left(record.step)),

@@ -41,7 +41,7 @@ impl Survey {
     fn under(config: &Config, corpus: &Corpus, split: Split) -> Result<Self> {
         let (mut hash, mut shares, mut characters) = (DataHash::default(), Shares::default(), BTreeSet::new());
         let (mut training, mut validation) = (Sample::default(), Sample::default());
-        let _phase = Phase::new("reading texts");
+        let _phase = Phase::new("reading the texts");
         let receipt = corpus.read(|document| {
             hash.add(&document);
             shares.add(&document, &split);

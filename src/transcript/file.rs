@@ -1,5 +1,6 @@
 //! From a file on disk, or its bytes, to what its reader makes of it.
 
+use super::cues::UNDECODABLE;
 use super::format::{self, Format, Recognised};
 use super::sources::Source;
 use super::turns::Speech;
@@ -35,7 +36,7 @@ pub(super) struct Origin<'a> {
 impl Origin<'_> {
     /// The document that `speech` is; `name` and `domain` are the file's, or a row's.
     pub fn document(&self, name: &str, domain: &str, speech: Speech, source_bytes: usize) -> Item {
-        let Speech { text, speakers, turns, variety } = speech;
+        let Speech { text, speakers, turns, variety, .. } = speech;
         let Recognised { format, by } = self.recognised;
         let facts = Facts { format, variety, recognised_by: by, speakers, turns, source_bytes };
         Item::Document(Document { name: name.to_owned(), domain: domain.to_owned(), text, facts })
@@ -90,6 +91,9 @@ pub fn parse(name: &str, domain: &str, bytes: Vec<u8>, options: &ReadOptions) ->
 
 fn read_whole(bytes: Vec<u8>, origin: Origin, options: &ReadOptions, visit: &mut Visit) -> Result<()> {
     let (name, source_bytes) = (origin.name, bytes.len());
+    let format = origin.recognised.format;
+    let is_subtitles = matches!(format, Format::Srt | Format::WebVtt | Format::Sbv | Format::SubStation | Format::Ttml);
+    let bytes = if is_subtitles { with_damage_marked(bytes) } else { bytes };
     let contents = decode(bytes, name, 1)?;
     let speech = match origin.recognised.format {
         Format::Jsonl => {
@@ -98,10 +102,15 @@ fn read_whole(bytes: Vec<u8>, origin: Origin, options: &ReadOptions, visit: &mut
             return Ok(());
         }
         Format::Json => json::read(name, &contents, options)?,
-        Format::Srt | Format::WebVtt => subtitles::read(name, &contents, origin.recognised.format, options)?,
+        Format::Srt | Format::WebVtt | Format::Sbv | Format::SubStation | Format::Ttml => {
+            subtitles::read(name, &contents, format, options)?
+        }
         Format::Markdown => markdown::read(&contents, options),
         Format::Plain => plain::read(&contents, options),
     };
+    for (line, reason) in &speech.skipped {
+        visit(origin.skipped(*line, reason, false))?;
+    }
     ensure!(!speech.text.trim().is_empty(), no_text(name));
     visit(origin.document(name, origin.domain, speech, source_bytes))
 }
@@ -179,6 +188,23 @@ fn part_end(bytes: &[u8]) -> usize {
     }
     let is_character_start = |byte: &u8| byte & 0xc0 != 0x80;
     place(|&byte| byte == b' ').or_else(|| place(is_character_start)).unwrap_or(bytes.len())
+}
+
+/// Speech recognisers cut characters of several bytes between two cues. If only that little of the bytes is not UTF-8,
+/// [`UNDECODABLE`] takes its place, and the cues with it are skipped; otherwise [`decode`] finds it.
+fn with_damage_marked(bytes: Vec<u8>) -> Vec<u8> {
+    const MAX_DAMAGED: usize = 3;
+    const MAX_DAMAGED_SHARE: usize = 200;
+    let damaged = bytes.utf8_chunks().filter(|chunk| !chunk.invalid().is_empty()).count();
+    if damaged == 0 || (damaged > MAX_DAMAGED && damaged * MAX_DAMAGED_SHARE > bytes.len()) {
+        return bytes;
+    }
+    let mut marked = String::with_capacity(bytes.len() + damaged * UNDECODABLE.len_utf8());
+    for chunk in bytes.utf8_chunks() {
+        marked.push_str(chunk.valid());
+        marked.extend((!chunk.invalid().is_empty()).then_some(UNDECODABLE));
+    }
+    marked.into_bytes()
 }
 
 /// UTF-8 without a byte-order mark, its lines ending in `\n`. The first line has the number `first_line` in the file.

@@ -13,6 +13,9 @@ pub enum Format {
     Markdown,
     Srt,
     WebVtt,
+    Sbv,
+    SubStation,
+    Ttml,
     Json,
     Jsonl,
 }
@@ -33,7 +36,7 @@ pub(super) struct Recognised {
 }
 
 /// The extensions, in lower case, of the files that a directory or a glob contributes.
-const EXTENSIONS: [(&str, Format); 10] = [
+const EXTENSIONS: [(&str, Format); 15] = [
     ("txt", Format::Plain),
     ("text", Format::Plain),
     ("md", Format::Markdown),
@@ -41,6 +44,11 @@ const EXTENSIONS: [(&str, Format); 10] = [
     ("mdx", Format::Markdown),
     ("srt", Format::Srt),
     ("vtt", Format::WebVtt),
+    ("sbv", Format::Sbv),
+    ("ass", Format::SubStation),
+    ("ssa", Format::SubStation),
+    ("ttml", Format::Ttml),
+    ("dfxp", Format::Ttml),
     ("json", Format::Json),
     ("jsonl", Format::Jsonl),
     ("ndjson", Format::Jsonl),
@@ -65,6 +73,9 @@ impl fmt::Display for Format {
             Self::Markdown => "Markdown",
             Self::Srt => "SRT",
             Self::WebVtt => "WebVTT",
+            Self::Sbv => "SBV",
+            Self::SubStation => "SubStation Alpha",
+            Self::Ttml => "TTML",
             Self::Json => "JSON",
             Self::Jsonl => "JSONL",
         })

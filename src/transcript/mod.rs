@@ -5,15 +5,22 @@
 //! format reads it, `turns` holds what the formats with speakers and times share.
 
 mod corpus;
+mod cues;
 mod file;
 mod format;
 mod json;
+mod label;
 mod markdown;
+mod markup;
 mod plain;
 mod receipt;
+mod rolling;
 mod sources;
+mod speakers;
+mod styled;
 mod subtitles;
 mod talks;
+mod times;
 mod turns;
 
 pub use corpus::{Corpus, Selection};
@@ -115,7 +122,11 @@ pub fn read_sources(sources: &[String], options: &ReadOptions) -> Result<Vec<Doc
 }
 
 fn with_unix_newlines(text: &str) -> Cow<'_, str> {
-    if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n").into() } else { text.into() }
+    if !text.contains('\r') {
+        return text.into();
+    }
+    // Two programs that each added a CR leave CRCRLF.
+    text.replace("\r\r\n", "\n").replace("\r\n", "\n").replace('\r', "\n").into()
 }
 
 fn at_line(name: &str, line: usize, message: impl std::fmt::Display) -> anyhow::Error {

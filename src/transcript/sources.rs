@@ -81,7 +81,8 @@ pub(super) fn expand(sources: &[String], exclude: &[String]) -> Result<Found> {
         return Err(usage(problems.join("\n")));
     }
     let mut files: Vec<Source> = reached.into_values().map(Source::from).collect();
-    files.sort_by(|a, b| a.name.cmp(&b.name));
+    // Different names that are not UTF-8 may look the same.
+    files.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
     Ok(Found { files, passed_over: search.passed_over })
 }
 

@@ -1,230 +1,57 @@
-//! SRT and WebVTT subtitles: cues of text with a start and an end.
-//!
-//! WebVTT: <https://www.w3.org/TR/webvtt1/>. SRT has no specification; what players accept is accepted here: missing
-//! cue numbers, blank lines inside a cue, none between cues, a dot for the comma.
+//! Subtitles become turns: their cues are found, rolling captions unrolled, speakers told from other labels.
 
-use super::turns::{Speech, Turn, join, parse_clock};
+use super::cues::{Cue, Cues, UNDECODABLE, cues};
+use super::rolling::unroll;
+use super::speakers::{Piece, Place, turns};
+use super::styled;
+use super::turns::Speech;
 use super::{Format, ReadOptions, at_line};
 use anyhow::Result;
 
-/// The names of tags, which are removed. Other text in angle brackets, such as `Vec<u8>`, is not a tag.
-const TAGS: [&str; 10] = ["b", "c", "font", "i", "lang", "rt", "ruby", "s", "u", "v"];
-
-const ENTITIES: [(&str, &str); 9] = [
-    ("&amp;", "&"),
-    ("&lt;", "<"),
-    ("&gt;", ">"),
-    ("&quot;", "\""),
-    ("&#39;", "'"),
-    ("&apos;", "'"),
-    ("&nbsp;", " "),
-    ("&lrm;", "\u{200e}"),
-    ("&rlm;", "\u{200f}"),
-];
-
-struct Cue<'a> {
-    start_ms: u64,
-    lines: Vec<&'a str>,
-}
-
-/// The turns of a subtitle file, one per line. Errors name file and line of a malformed cue.
+/// The turns of a subtitle file, one per line. Cues that cannot be read are skipped and listed.
+///
+/// # Errors
+/// Where there is no cue in the file, or the XML of a TTML file is broken.
 pub(super) fn read(name: &str, contents: &str, format: Format, options: &ReadOptions) -> Result<Speech> {
-    let mut cues = cues(name, contents, format)?;
-    if contents.contains("><c>") {
-        drop_rolled_lines(&mut cues);
-    }
-    Ok(Speech::of(&join(cues.iter().flat_map(pieces).collect()), options))
-}
-
-fn cues<'a>(name: &str, contents: &'a str, format: Format) -> Result<Vec<Cue<'a>>> {
-    let lines: Vec<&str> = contents.lines().collect();
-    let mut cues: Vec<Cue> = Vec::new();
-    let mut index = if format == Format::WebVtt { after_header(name, &lines)? } else { 0 };
-    while let Some(&line) = lines.get(index) {
-        let starts_block = index == 0 || lines[index - 1].trim().is_empty();
-        if is_time_line(line) {
-            cues.push(Cue { start_ms: start_of_cue(name, index + 1, line)?, lines: Vec::new() });
-        } else if format == Format::WebVtt && starts_block && is_comment(line) {
-            index += lines[index..].iter().take_while(|line| !line.is_empty()).count();
-        } else if is_cue_name(line, starts_block, format) && lines.get(index + 1).is_some_and(|next| is_time_line(next))
-        {
-            // The times that follow make the cue.
-        } else if let Some(cue) = cues.last_mut() {
-            cue.lines.push(line);
-        } else if !line.trim().is_empty() {
-            let message =
-                format!("expected the times of a cue (00:00:01.000 --> 00:00:02.000), found \"{}\"", shortened(line));
-            return Err(at_line(name, index + 1, message));
-        }
-        index += 1;
-    }
-    Ok(cues)
-}
-
-/// Index of the line after the WebVTT header: its first line, and metadata up to a blank line or the first cue.
-fn after_header(name: &str, lines: &[&str]) -> Result<usize> {
-    let first = lines.first().copied().unwrap_or_default();
-    if first.split([' ', '\t']).next() != Some("WEBVTT") {
-        return Err(at_line(name, 1, "a WebVTT file begins with the line WEBVTT, this one does not"));
-    }
-    Ok(1 + lines[1..].iter().take_while(|line| !line.trim().is_empty() && !is_time_line(line)).count())
-}
-
-/// Also two times with a broken arrow or none: better an error there than times in the text.
-fn is_time_line(line: &str) -> bool {
-    let is_time = |word: &str| word.contains(['.', ',']) && parse_clock(word).is_some();
-    let mut words = line.split_whitespace();
-    line.contains("-->") || (words.next().is_some_and(is_time) && words.next_back().is_some_and(is_time))
-}
-
-/// `NOTE`, `STYLE` and `REGION` blocks last until a blank line.
-fn is_comment(line: &str) -> bool {
-    ["NOTE", "STYLE", "REGION"].contains(&line.split([' ', '\t']).next().unwrap_or_default())
-}
-
-/// SRT numbers its cues. WebVTT may name them anything, but only after a blank line is that not text.
-fn is_cue_name(line: &str, starts_block: bool, format: Format) -> bool {
-    let line = line.trim();
-    let is_number = !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_digit());
-    is_number || (format == Format::WebVtt && starts_block)
-}
-
-/// Checks `start --> end settings` and returns the start in milliseconds.
-fn start_of_cue(name: &str, number: usize, line: &str) -> Result<u64> {
-    let malformed = || {
-        at_line(
-            name,
-            number,
-            format!("malformed times \"{}\"; expected 00:00:01.000 --> 00:00:02.000", shortened(line)),
-        )
+    let Cues { mut cues, stray } = match format {
+        Format::SubStation => styled::substation(contents),
+        Format::Ttml => styled::ttml(name, contents)?,
+        _ => cues(contents, format),
     };
-    let (start, end_and_settings) = line.split_once("-->").ok_or_else(malformed)?;
-    let end = end_and_settings.split_whitespace().next().unwrap_or_default();
-    let start_ms = parse_clock(start.trim()).ok_or_else(malformed)?;
-    let end_ms = parse_clock(end).ok_or_else(malformed)?;
-    if end_ms < start_ms {
-        return Err(at_line(name, number, format!("this cue ends ({end}) before it starts ({})", start.trim())));
+    if let Some(&line) = stray.first().filter(|_| cues.is_empty()) {
+        let found = contents.lines().nth(line - 1).unwrap_or_default();
+        let message = "expected the times of a cue (00:00:01.000 --> 00:00:02.000), found";
+        return Err(at_line(name, line, format!("{message} \"{}\"", shortened(found))));
     }
-    Ok(start_ms)
+    let mut skipped: Vec<(usize, String)> =
+        stray.into_iter().map(|line| (line, "text before the first cue".to_string())).collect();
+    cues.retain(|cue| {
+        let is_damaged = cue.lines.iter().any(|line| line.text.contains(UNDECODABLE));
+        if is_damaged {
+            skipped.push((cue.line, "a cue that is not valid UTF-8".to_string()));
+        }
+        !is_damaged
+    });
+    unroll(&mut cues);
+    let speech = Speech::of(&turns(cues.into_iter().flat_map(pieces).collect()), options);
+    Ok(Speech { skipped, ..speech })
 }
 
 fn shortened(line: &str) -> String {
     line.trim().chars().take(60).collect()
 }
 
-/// Captions that grow word by word (YouTube's automatic ones: `word<00:00:01.000><c> word</c>`) begin each cue with
-/// the line that the cue before it ended with.
-fn drop_rolled_lines(cues: &mut [Cue]) {
-    let mut shown = String::new();
-    for cue in cues {
-        cue.lines.retain(|line| {
-            let words: String = voices(line).into_iter().map(|(_, words)| words).collect();
-            let words = words.trim();
-            let is_new = words != shown;
-            if is_new && !words.is_empty() {
-                shown = words.to_string();
-            }
-            is_new
-        });
-    }
-}
-
-/// What is said in a cue, cut where a `<v Name>` tag or a `Name: ` at the start of a line begins another voice.
-fn pieces(cue: &Cue) -> Vec<Turn> {
-    let mut pieces = Vec::new();
-    let mut push = |speaker: Option<&str>, words: &str| {
-        pieces.push(Turn {
-            start_ms: Some(cue.start_ms),
-            speaker: speaker.map(decode_entities),
-            text: decode_entities(words),
-        });
-    };
-    for (voice, words) in voices(&cue.lines.join("\n")) {
-        if voice.is_some() {
-            push(voice, &words);
-            continue;
-        }
-        for line in words.lines() {
-            match split_name(line) {
-                Some((name, words)) => push(Some(name), words),
-                None => push(None, line),
-            }
-        }
-    }
-    pieces
-}
-
-/// The text without tags, cut at each `<v Name>`. Also without the `{\an8}` that some SRT files use for positions.
-fn voices(text: &str) -> Vec<(Option<&str>, String)> {
-    let mut voices = Vec::new();
-    let (mut voice, mut words) = (None, String::new());
-    let mut rest = text;
-    while let Some(open) = rest.find(['<', '{']) {
-        words.push_str(&rest[..open]);
-        rest = &rest[open..];
-        match leading_tag(rest) {
-            Some((tag, after)) => {
-                if let Some(name) = voice_name(tag) {
-                    voices.push((voice, std::mem::take(&mut words)));
-                    voice = Some(name);
-                }
-                rest = after;
-            }
-            None => {
-                words.push_str(&rest[..1]);
-                rest = &rest[1..];
-            }
-        }
-    }
-    words.push_str(rest);
-    voices.push((voice, words));
-    voices
-}
-
-/// The inside of the tag that `text` starts with, and what follows the tag.
-fn leading_tag(text: &str) -> Option<(&str, &str)> {
-    if let Some(style) = text.strip_prefix("{\\") {
-        return style.split_once('}');
-    }
-    let inside = text.strip_prefix('<')?;
-    let end = inside.find(['<', '>'])?;
-    let (tag, after) = (&inside[..end], inside[end..].strip_prefix('>')?);
-    let name = tag.trim_start_matches('/').split(|c: char| !c.is_ascii_alphanumeric()).next()?;
-    (TAGS.contains(&name.to_lowercase().as_str()) || parse_clock(tag).is_some()).then_some((tag, after))
-}
-
-/// The name in `v Name` or `v.loud Name`.
-fn voice_name(tag: &str) -> Option<&str> {
-    let (element, name) = tag.split_once(char::is_whitespace)?;
-    let is_voice = element == "v" || element.starts_with("v.");
-    (is_voice && !name.trim().is_empty()).then_some(name.trim())
-}
-
-/// `Name: text`, where the name is one to four capitalised words, as in `Dr. Mary-Ann O'Neil` or `SPEAKER 2`.
-fn split_name(line: &str) -> Option<(&str, &str)> {
-    let (name, words) = line.trim().split_once(':')?;
-    let is_name_word = |(position, word): (usize, &str)| {
-        word.starts_with(|c: char| c.is_uppercase() || (position > 0 && c.is_numeric()))
-            && word.chars().all(|c| c.is_alphanumeric() || "._-'’".contains(c))
-    };
-    let is_name = name.split(' ').count() <= 4 && name.split(' ').enumerate().all(is_name_word);
-    let ends_here = words.is_empty() || words.starts_with(char::is_whitespace);
-    (is_name && ends_here).then_some((name, words))
-}
-
-fn decode_entities(text: &str) -> String {
-    let mut decoded = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(position) = rest.find('&') {
-        decoded.push_str(&rest[..position]);
-        rest = &rest[position..];
-        let (entity, character) =
-            ENTITIES.into_iter().find(|(entity, _)| rest.starts_with(entity)).unwrap_or(("&", "&"));
-        decoded.push_str(character);
-        rest = &rest[entity.len()..];
-    }
-    decoded.push_str(rest);
-    decoded
+fn pieces(cue: Cue) -> Vec<Piece> {
+    let place = |index| if index == 0 { Place::StartsCue } else { Place::InCue };
+    let lines = cue.lines.into_iter().enumerate();
+    lines
+        .map(|(index, line)| Piece {
+            start_ms: cue.start_ms,
+            speaker: line.speaker,
+            text: line.text,
+            place: if line.continues { Place::InLine } else { place(index) },
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -273,7 +100,7 @@ mod tests {
     fn only_capitalised_words_before_a_colon_are_a_speaker() {
         assert_eq!(
             srt("1\n00:00:01,0 --> 00:00:02,0\nSPEAKER 2: a\nHere is one: b\nhttps://x.org\nA B C D E: f\n"),
-            "SPEAKER 2: a Here is one: b https://x.org A B C D E: f\n"
+            "SPEAKER 2: a Here is one: b https://x.org\nA B C D E: f\n"
         );
     }
 
@@ -300,24 +127,20 @@ mod tests {
     }
 
     #[test]
-    fn malformed_cues_are_named_with_file_and_line() {
-        for (contents, message) in [
-            ("1\n00:00:01,000 --> 00:00:0x,000\nHi.\n", "a.srt:2: malformed times \"00:00:01,000 --> 00:00:0x,000\""),
-            ("1\n00:00:01,000 -> 00:00:02,000\nHi.\n", "a.srt:2: malformed times"),
-            ("1\n00:00:01,000 00:00:02,000\nHi.\n", "a.srt:2: malformed times"),
-            ("1\n00:00:01,000 --> \nHi.\n", "a.srt:2: malformed times"),
-            (
-                "1\n00:00:03,000 --> 00:00:02,000\nHi.\n",
-                "a.srt:2: this cue ends (00:00:02,000) before it starts (00:00:03,000)",
-            ),
-            ("\nHi.\n", "a.srt:2: expected the times of a cue (00:00:01.000 --> 00:00:02.000), found \"Hi.\""),
-        ] {
-            let error = read("a.srt", contents, Format::Srt, DEFAULT).unwrap_err().to_string();
-            assert!(error.starts_with(message), "{error}");
-        }
-        let error = read("a.vtt", "1\n00:01.000 --> 00:02.000\n", Format::WebVtt, DEFAULT).unwrap_err().to_string();
-        assert_eq!(error, "a.vtt:1: a WebVTT file begins with the line WEBVTT, this one does not");
-        let error = read("a.vtt", "WEBVTT\n\n00:01.000 --> 61:02.000\n", Format::WebVtt, DEFAULT).unwrap_err();
-        assert!(error.to_string().starts_with("a.vtt:3: malformed times"), "{error}");
+    fn a_file_without_cues_is_refused_with_the_line_that_is_none() {
+        let error = read("a.srt", "\nHi.\n", Format::Srt, DEFAULT).unwrap_err().to_string();
+        assert_eq!(error, "a.srt:2: expected the times of a cue (00:00:01.000 --> 00:00:02.000), found \"Hi.\"");
+    }
+
+    #[test]
+    fn what_is_no_cue_is_skipped_and_named() {
+        let contents = format!(
+            "Downloaded\n1\n00:00:01,000 --> 00:00:02,000\nOne.\n\n2\n00:00:02,000 --> x\n{UNDECODABLE}\n\n\
+            3\n00:00:0x,000 --> 00:00:04,000\nThree.\n"
+        );
+        let speech = super::read("a.srt", &contents, Format::Srt, &DEFAULT).unwrap();
+        assert_eq!(speech.text, "One.\nThree.\n");
+        let expected = [(1, "text before the first cue".to_string()), (7, "a cue that is not valid UTF-8".to_string())];
+        assert_eq!(speech.skipped, expected);
     }
 }

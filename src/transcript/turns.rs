@@ -1,6 +1,7 @@
 //! What the formats with speakers and times share: a turn, how pieces of speech join into turns, and clock times.
 
 use super::ReadOptions;
+use super::speakers::{self, Piece, Place};
 
 /// What one speaker says until the next one begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub(super) struct Speech {
     pub turns: usize,
     /// See [`Facts::variety`](super::Facts::variety).
     pub variety: Option<&'static str>,
+    /// What did not become text though it should have: lines (from 1), and why.
+    pub skipped: Vec<(usize, String)>,
 }
 
 impl Speech {
@@ -66,39 +69,18 @@ impl Speech {
     }
 }
 
-/// Without speakers or punctuation a line ends with the piece that makes it this long (bytes).
-const UNNAMED_LINE_BYTES: usize = 500;
-
-/// Joins the pieces of speech that subtitles and speech recognisers cut by time into whole turns: a piece without a
-/// speaker, or with the same one, continues the turn. Where nobody is named at all, a turn is as many pieces as it
-/// takes to end a sentence, because a whole file in one line could not be split into training and validation text.
-pub(super) fn join(pieces: Vec<Turn>) -> Vec<Turn> {
-    let anyone_named = pieces.iter().any(|piece| piece.speaker.is_some());
-    let mut turns: Vec<Turn> = Vec::new();
-    for piece in pieces {
-        let text = piece.text.split_whitespace().collect::<Vec<_>>().join(" ");
-        match turns.last_mut() {
-            Some(turn) if continues(turn, &piece, anyone_named) => {
-                if !turn.text.is_empty() && !text.is_empty() {
-                    turn.text.push(' ');
-                }
-                turn.text.push_str(&text);
-            }
-            _ => turns.push(Turn { text, ..piece }),
-        }
-    }
-    turns
+/// Joins the segments of a speech recogniser into whole turns.
+pub(super) fn join(segments: Vec<Turn>) -> Vec<Turn> {
+    let pieces = segments.into_iter().map(|Turn { start_ms, speaker, text }| Piece {
+        start_ms,
+        speaker,
+        text,
+        place: Place::StartsCue,
+    });
+    speakers::turns(pieces.collect())
 }
 
-fn continues(turn: &Turn, piece: &Turn, anyone_named: bool) -> bool {
-    if anyone_named {
-        piece.speaker.is_none() || piece.speaker == turn.speaker
-    } else {
-        !ends_sentence(&turn.text) && turn.text.len() < UNNAMED_LINE_BYTES
-    }
-}
-
-fn ends_sentence(text: &str) -> bool {
+pub(super) fn ends_sentence(text: &str) -> bool {
     text.trim_end_matches(['"', '\'', '”', '’', '»', ')', ']']).ends_with(['.', '?', '!', '…', '。', '？', '！'])
 }
 
