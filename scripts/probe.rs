@@ -1,4 +1,4 @@
-//! Lets a test program in another language ask a model questions: requests and answers are JSON, one object a line.
+//! Lets a test program in another language ask a model questions: requests and answers are JSON, one object per line.
 //!
 //! Usage: probe MODEL
 //! {"encode": TEXT}               -> {"ids": [...], "decoded": TEXT}

@@ -254,6 +254,9 @@ fn hint(error: &anyhow::Error) -> &'static str {
         Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
             " (the disk or quota is full: free some space, or choose another disk with --run)"
         }
+        Some(ErrorKind::FileTooLarge) => {
+            " (larger than the limit on file sizes: see `ulimit -f`, or choose another disk with --run)"
+        }
         Some(ErrorKind::PermissionDenied) => {
             " (writing is not permitted there: check the owner of the directory, or choose another with --run)"
         }

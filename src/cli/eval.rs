@@ -52,7 +52,8 @@ impl Texts {
         }
         // Text is read as the run's was, where that is known.
         let options = trained.run_config()?.unwrap_or_default().data;
-        let documents = read_data(&DataConfig { sources: data.to_vec(), exclude: Vec::new(), ..options })?;
+        let data = DataConfig { directory: String::new(), sources: data.to_vec(), exclude: Vec::new(), ..options };
+        let documents = read_data(&data)?;
         Ok(Self { documents, split: None })
     }
 

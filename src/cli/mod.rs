@@ -9,6 +9,9 @@ pub mod eval;
 pub mod export;
 pub mod inspect;
 mod manual;
+mod operands;
+pub mod resume;
+pub mod runs;
 pub mod sample;
 mod signals;
 pub mod train;
@@ -103,8 +106,12 @@ impl Global {
 enum Command {
     /// Show what would be read from files, and how
     Data(data::DataArgs),
-    /// Train a model from a configuration file
+    /// Train a model from a configuration, on texts, or both
     Train(train::TrainArgs),
+    /// Continue a run
+    Resume(resume::ResumeArgs),
+    /// List runs and compare them
+    Runs(runs::RunsArgs),
     /// Sample text from a checkpoint, with a per-token expert log
     Sample(sample::SampleArgs),
     /// See what the router does and which tokens each expert gets
@@ -115,7 +122,7 @@ enum Command {
     Export(export::ExportArgs),
     /// Time training and sampling on this machine
     Bench(bench::BenchArgs),
-    /// Print the defaults, or check a configuration file
+    /// Print the defaults or a configuration that comes with the program, or check one
     Config(config::ConfigArgs),
     /// Print a script that completes commands in a shell
     Completions(manual::CompletionsArgs),
@@ -133,6 +140,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return refuse(&error),
     };
     terminal::init(cli.global.verbosity());
+    signals::survive_file_size_limits();
     signals::remove_display_at_end();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -142,7 +150,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             // Being interrupted is no error: it is what was asked for.
             terminal::clear();
             let label = if matches!(error.downcast_ref(), Some(Failure::Interrupted(_))) { "" } else { "error: " };
-            _ = writeln!(io::stderr(), "{label}{}", terminal::text(&format!("{error:#}")));
+            terminal::error(&format!("{label}{error:#}"));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -199,10 +207,13 @@ fn run(cli: Cli) -> Result<()> {
         }
         pool::set_threads(threads);
     }
+    pool::start_rayon();
     simd::check_environment()?;
     match cli.command {
         Command::Data(args) => data::run(args),
         Command::Train(args) => train::run(args),
+        Command::Resume(args) => resume::run(args),
+        Command::Runs(args) => runs::run(args),
         Command::Sample(args) => sample::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args, &cli.global),
         Command::Eval(args) => eval::run(args, &cli.global),

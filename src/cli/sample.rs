@@ -10,12 +10,14 @@ use crate::terminal::{self, Colours, Phase};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use std::fs;
-use std::io::{self, IsTerminal, Write};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
 
 /// All samples are drawn side by side, each with its own cache.
 const MAX_COUNT: usize = 1000;
+/// Far more than any context holds; a device without end, such as /dev/zero, is not read on.
+const MAX_PROMPT_BYTES: u64 = 16 << 20;
 
 #[derive(Debug, Args)]
 pub struct SampleArgs {
@@ -126,8 +128,15 @@ impl SampleArgs {
             (Some(text), _) => Ok(text.clone()),
             (None, Some(path)) => {
                 let name = path.display();
-                let bytes = fs::read(path)
-                    .map_err(|error| Failure::Usage(format!("cannot read the prompt {name}: {error}")))?;
+                let unreadable = |error| Failure::Usage(format!("cannot read the prompt {name}: {error}"));
+                let mut bytes = Vec::new();
+                let file = File::open(path).map_err(unreadable)?;
+                file.take(MAX_PROMPT_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+                if bytes.len() as u64 > MAX_PROMPT_BYTES {
+                    let message =
+                        format!("the prompt {name} has more than {MAX_PROMPT_BYTES} bytes; give its last part");
+                    return Err(Failure::Usage(message).into());
+                }
                 String::from_utf8(bytes).map_err(|error| {
                     Failure::Usage(format!("the prompt {name} is not UTF-8 text: {}", error.utf8_error())).into()
                 })

@@ -5,10 +5,13 @@
 
 mod diagnosis;
 pub mod evaluate;
+pub mod memory;
 pub mod metrics;
+pub mod overview;
 pub mod prepare;
 pub mod progress;
 pub mod receipt;
+pub mod resume;
 pub mod run_directory;
 pub mod state;
 mod step;
@@ -23,14 +26,14 @@ use crate::model::router::Routing;
 use crate::optim::Optimizer;
 use crate::sample::SamplingOptions;
 use crate::sample::generate::{Prompt, generate_text};
-use crate::terminal::{Phase, command, operand};
+use crate::terminal::Phase;
 use anyhow::{Context, Result};
 use evaluate::{Evaluation, evaluate};
 use metrics::{Record, RoutingAverages};
 use prepare::Prepared;
 use progress::Progress;
 use run_directory::RunDirectory;
-use state::TrainerState;
+use state::{TrainerState, check_same_data};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -97,8 +100,11 @@ impl Trainer {
         let mut trainer = Self::new(config, prepared, directory)?;
         if let Some(files) = files {
             let state = RunDirectory::restore(files, &mut trainer.prepared, &mut trainer.optimizer)?;
-            trainer.state.check_same_data(&state)?;
+            state.check_belongs_to(&trainer.config)?;
+            check_same_data(&trainer.state.data_sha256, &state.data_sha256)?;
             trainer.state = state;
+        } else {
+            trainer.directory.check_data(&trainer.prepared)?;
         }
         trainer.directory.relink(&trainer.state)?;
         // What a crash kept from being done, or left behind.
@@ -109,15 +115,17 @@ impl Trainer {
         Ok(trainer)
     }
 
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     pub fn state(&self) -> &TrainerState {
         &self.state
     }
 
     /// The command that goes on with this run.
     pub fn resume_command(&self) -> String {
-        let run = self.directory.path();
-        let config = operand(&run.join("config.toml"));
-        command(&["tinymoe".into(), "train".into(), config, "--run".into(), operand(run), "--resume".into()])
+        resume::command(self.directory.path(), &[])
     }
 
     /// Sizes of model and data in a line or two.
@@ -139,13 +147,13 @@ impl Trainer {
     /// Trains until the end, until step `pause_at`, or until `interrupted` is set; then saves.
     pub fn run(&mut self, pause_at: usize, interrupted: &AtomicBool, progress: &mut Progress) -> Result<Ending> {
         let last = self.config.train.max_steps;
-        if self.is_out_of_patience() {
-            return Ok(Ending::StoppedEarly);
+        if let Some(ending) = self.state.ending(&self.config.train) {
+            return Ok(ending);
         }
         if let Some(message) = self.prepared.unknown_tokens() {
             log::warn!("{message}");
         }
-        let mut ending = if self.state.step >= last { Ending::Finished } else { Ending::Paused };
+        let mut ending = Ending::Paused;
         while self.state.step < last.min(pause_at) {
             let report = self.step()?;
             let step = self.state.step;
@@ -168,7 +176,7 @@ impl Trainer {
                 self.warn_of_dropped();
                 self.draw_sample()?;
             }
-            let stop = self.is_out_of_patience();
+            let stop = self.state.ending(&self.config.train) == Some(Ending::StoppedEarly);
             let interrupt = interrupted.load(Ordering::SeqCst);
             if save || stop {
                 self.state.due_step = step;
@@ -188,21 +196,16 @@ impl Trainer {
         Ok(ending)
     }
 
-    fn is_out_of_patience(&self) -> bool {
-        let patience = self.config.train.early_stopping_patience;
-        patience > 0 && self.state.evaluations_without_improvement >= patience
-    }
-
     fn tokens_per_step(&self) -> usize {
-        let train = &self.config.train;
-        train.batch_size * train.gradient_accumulation_steps * self.config.model.max_position_embeddings
+        self.config.tokens_per_step()
     }
 
     fn diverged(&self, step: usize, what: &str) -> Failure {
         Failure::Diverged(format!(
             "training diverged in step {step}: {what}{}. Try a lower optimizer.learning_rate or a longer \
-             optimizer.warmup_steps, or go on past it with --resume and --set train.on_bad_numbers=skip or =rewind",
-            self.last_checkpoint()
+             optimizer.warmup_steps, or go on past it with `{}` (or =rewind)",
+            self.last_checkpoint(),
+            resume::command(self.directory.path(), &["train.on_bad_numbers=skip"])
         ))
     }
 

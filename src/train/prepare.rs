@@ -1,6 +1,7 @@
 //! What a run needs before its first step: text read and split, a tokenizer, token arrays, a model, and the n-gram
 //! baseline, which is computed in the background.
 
+use super::memory;
 use super::receipt;
 use super::survey::Survey;
 use crate::baseline::{Baseline, ngram_baseline};
@@ -13,7 +14,7 @@ use crate::model::transformer::Transformer;
 use crate::terminal::Phase;
 use crate::tokenizer::Tokenizer;
 use crate::transcript::{Corpus, Document, ReadOptions, Receipt, Selection};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use sha2::{Digest, Sha256};
 use std::io::Read;
 use std::thread::JoinHandle;
@@ -69,8 +70,42 @@ pub fn selection(data: &DataConfig) -> Selection {
     }
 }
 
+/// As [`read_data`], for more text than fits in memory.
+pub fn for_each_text(data: &DataConfig, visit: impl FnMut(Document) -> Result<()>) -> Result<()> {
+    Corpus::find(&selection(data))?.read(visit).map(|_| ())
+}
+
+/// [`data_sha256`] of the configured sources.
+pub fn texts_sha256(data: &DataConfig) -> Result<String> {
+    let mut hash = DataHash::default();
+    for_each_text(data, |document| {
+        hash.add(&document);
+        Ok(())
+    })?;
+    Ok(hash.finish())
+}
+
+/// Bytes of text in the configured sources, counted as far as `enough`.
+pub fn text_bytes(data: &DataConfig, enough: usize) -> Result<usize> {
+    let mut bytes = 0;
+    let counted = for_each_text(data, |document| {
+        bytes += document.text.len();
+        ensure!(bytes < enough, "this is enough");
+        Ok(())
+    });
+    if bytes < enough {
+        counted?;
+    }
+    Ok(bytes)
+}
+
 fn read_options(data: &DataConfig) -> ReadOptions {
-    ReadOptions { keep_timestamps: data.keep_timestamps, keep_speakers: data.keep_speakers, ..ReadOptions::DEFAULT }
+    ReadOptions {
+        directory: data.directory.clone().into(),
+        keep_timestamps: data.keep_timestamps,
+        keep_speakers: data.keep_speakers,
+        ..ReadOptions::DEFAULT
+    }
 }
 
 /// SHA-256 over domains and texts of all documents.
@@ -181,6 +216,7 @@ impl Prepared {
     }
 
     fn build(config: &Config, tokenizer: Option<Tokenizer>, rule: SplitRule) -> Result<Self> {
+        memory::check(config)?;
         let corpus = Corpus::find(&selection(&config.data))?;
         let mut survey = Survey::of(config, &corpus, rule)?;
         receipt::warn_of_skipped(&survey.receipt);
@@ -242,9 +278,7 @@ impl Prepared {
 
     /// Sizes of model and data in a few lines.
     pub fn describe(&self, config: &Config) -> String {
-        let train = &config.train;
-        let tokens_per_step =
-            train.batch_size * train.gradient_accumulation_steps * config.model.max_position_embeddings;
+        let (train, tokens_per_step) = (&config.train, config.tokens_per_step());
         format!(
             "{} parameters, {} of them active per token; vocabulary {}\n{} training tokens, {} validation tokens\n{} \
              steps of {} tokens ({:.1} epochs)",

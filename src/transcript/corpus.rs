@@ -9,7 +9,7 @@ use crate::ops::pool;
 use anyhow::{Error, Result, anyhow};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What to read, and how.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,7 +48,7 @@ impl Corpus {
     /// # Errors
     /// [`Failure::Usage`] where a source names nothing to read.
     pub fn find(selection: &Selection) -> Result<Self> {
-        let found = sources::expand(&selection.sources, &selection.exclude)?;
+        let found = sources::expand(Path::new(&*selection.options.directory), &selection.sources, &selection.exclude)?;
         Ok(Self {
             other_formats: talks::other_formats(&found.files, &selection.options),
             files: found.files,

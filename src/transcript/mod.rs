@@ -89,13 +89,20 @@ pub struct ReadOptions {
     pub keep_timestamps: bool,
     /// `Name: ` before each turn whose speaker is known.
     pub keep_speakers: bool,
+    /// Where relative sources are; empty: in the current directory.
+    pub directory: Cow<'static, str>,
     /// The column of a table (CSV, TSV, Parquet), or the key of a JSONL row, that holds the text.
     pub text_column: Cow<'static, str>,
 }
 
 impl ReadOptions {
     /// Speakers stay, timestamps go, and a table's text is in its column `text`.
-    pub const DEFAULT: Self = Self { keep_timestamps: false, keep_speakers: true, text_column: Cow::Borrowed("text") };
+    pub const DEFAULT: Self = Self {
+        keep_timestamps: false,
+        keep_speakers: true,
+        directory: Cow::Borrowed(""),
+        text_column: Cow::Borrowed("text"),
+    };
 }
 
 impl Default for ReadOptions {
@@ -106,7 +113,8 @@ impl Default for ReadOptions {
 
 /// Reads every file of each source (a file, a directory searched recursively, or a glob; `path=domain` carries a label
 /// unless a file of that whole name exists), sorted by name and each once. For more text than fits in memory see
-/// [`Corpus`], which also tells what was skipped.
+/// [`Corpus`], which also tells what was skipped. Relative sources are in `options.directory`, which takes no part in
+/// names, domains and order.
 ///
 /// # Errors
 /// [`Failure::Usage`](crate::error::Failure::Usage) where a source names nothing to read; otherwise they tell file and

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 /// The domain of a file that has neither a label nor a named folder.
 const DEFAULT_DOMAIN: &str = "text";
 
+const WILDCARDS: [char; 3] = ['*', '?', '['];
+
 /// Why a path is passed over that a pattern matches.
 const EXCLUDED: &str = "data.exclude matches it";
 
@@ -48,17 +50,19 @@ pub(super) struct Found {
 /// How a file was reached.
 struct Reached<'a> {
     path: PathBuf,
+    name: String,
     label: Option<&'a str>,
     is_named: bool,
 }
 
-/// All files of all sources but those that `exclude` matches. A file that several sources reach is listed once, with
+/// All files of all sources but those that `exclude` matches. Relative sources are looked for in `directory` (empty: the
+/// current one), which takes no part in names, domains and order. A file that several sources reach is listed once, with
 /// the label if one of them carries it.
 ///
 /// # Errors
 /// [`Failure::Usage`], with all that is wrong with the sources.
-pub(super) fn expand(sources: &[String], exclude: &[String]) -> Result<Found> {
-    let mut search = Search::new(exclude)?;
+pub(super) fn expand(directory: &Path, sources: &[String], exclude: &[String]) -> Result<Found> {
+    let mut search = Search::new(directory, exclude)?;
     let mut reached: HashMap<PathBuf, Reached> = HashMap::new();
     let mut problems = Vec::new();
     for source in sources {
@@ -87,16 +91,18 @@ pub(super) fn expand(sources: &[String], exclude: &[String]) -> Result<Found> {
 }
 
 impl From<Reached<'_>> for Source {
-    fn from(Reached { path, label, is_named }: Reached) -> Self {
-        let folder = path.parent().and_then(Path::file_name).map(|folder| folder.to_string_lossy().into_owned());
-        let domain = label.map(str::to_string).or(folder).unwrap_or_else(|| DEFAULT_DOMAIN.to_string());
-        Self { name: name_of(&path), path, domain, is_named }
+    fn from(Reached { path, name, label, is_named }: Reached) -> Self {
+        let folder = Path::new(&name).parent().and_then(Path::file_name).map(|folder| folder.to_string_lossy());
+        let domain = label.map(str::to_string).or(folder.map(|folder| folder.into_owned()));
+        Self { domain: domain.unwrap_or_else(|| DEFAULT_DOMAIN.to_string()), path, name, is_named }
     }
 }
 
-/// A path with `/`.
-fn name_of(path: &Path) -> String {
-    path.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/")
+/// The path with `/`, as it would be in `directory` itself.
+fn name_of(file: &Path, directory: &Path) -> String {
+    let name = file.to_string_lossy();
+    let name = name.strip_prefix(&*directory.join("").to_string_lossy()).unwrap_or(&name);
+    name.replace(std::path::MAIN_SEPARATOR, "/")
 }
 
 /// The extension in lower case; empty if there is none.
@@ -106,9 +112,9 @@ pub(super) fn extension(path: &Path) -> String {
 
 /// `path=domain` in two, unless there is a file of that whole name. What follows the last `=` is part of the path
 /// where it contains a `/`.
-fn split_label(source: &str) -> Result<(&str, Option<&str>)> {
+fn split_label<'a>(directory: &Path, source: &'a str) -> Result<(&'a str, Option<&'a str>)> {
     match source.rsplit_once('=') {
-        Some((path, label)) if !Path::new(source).exists() && !label.contains(std::path::is_separator) => {
+        Some((path, label)) if !directory.join(source).exists() && !label.contains(std::path::is_separator) => {
             if label.trim().is_empty() {
                 return Err(usage(format!(
                     "source \"{source}\": the domain after \"=\" is empty; write {path}=NAME or {path}"
@@ -121,7 +127,11 @@ fn split_label(source: &str) -> Result<(&str, Option<&str>)> {
 }
 
 /// Looks for files in folders.
-struct Search {
+struct Search<'a> {
+    /// Where relative sources are.
+    directory: &'a Path,
+    /// What names leave out: `directory`, or nothing for an absolute source.
+    unnamed: &'a Path,
     exclude: Vec<Pattern>,
     passed_over: Vec<PassedOver>,
     excluded: usize,
@@ -129,13 +139,15 @@ struct Search {
     base: usize,
 }
 
-impl Search {
-    fn new(exclude: &[String]) -> Result<Self> {
+impl<'d> Search<'d> {
+    fn new(directory: &'d Path, exclude: &[String]) -> Result<Self> {
         let pattern = |glob: &String| {
             let relative = glob.strip_prefix("./").unwrap_or(glob).trim_end_matches('/');
             Pattern::new(relative).map_err(|error| usage(format!("data.exclude: glob \"{glob}\": {error}")))
         };
         Ok(Self {
+            directory,
+            unnamed: directory,
             exclude: exclude.iter().map(pattern).collect::<Result<_>>()?,
             passed_over: Vec::new(),
             excluded: 0,
@@ -145,37 +157,39 @@ impl Search {
 
     /// The files of one source.
     fn reach<'a>(&mut self, source: &'a str) -> Result<Vec<Reached<'a>>> {
-        let (path, label) = split_label(source)?;
-        let before = (self.passed_over.len(), self.excluded);
-        let mut files = Vec::new();
-        let is_named = !Path::new(path).is_dir() && Path::new(path).exists();
-        self.base = match path.find(['*', '?', '[']) {
+        let (path, label) = split_label(self.directory, source)?;
+        let whole = self.directory.join(path);
+        let exists = whole.exists() && !path.is_empty();
+        let (is_dir, is_named) = (exists && whole.is_dir(), exists && !whole.is_dir());
+        self.unnamed = if Path::new(path).is_absolute() { Path::new("") } else { self.directory };
+        self.base = match path.find(WILDCARDS) {
             _ if is_named => folder_len(path),
-            Some(wildcard) if !Path::new(path).is_dir() => folder_len(&path[..wildcard]),
+            Some(wildcard) if !is_dir => folder_len(&path[..wildcard]),
             _ => path.len(),
         };
+        let before = (self.passed_over.len(), self.excluded);
+        let mut files = Vec::new();
         if is_named {
-            check_regular(path)?;
-            self.push(PathBuf::from(path), &mut files);
-        } else if Path::new(path).is_dir() {
-            self.walk(Path::new(path), &mut files)?;
-        } else if path.contains(['*', '?', '[']) {
+            check_regular(&whole, path)?;
+            self.push(whole, &mut files);
+        } else if is_dir {
+            self.walk(&whole, &mut files)?;
+        } else if path.contains(WILDCARDS) {
             let components: Vec<&str> = path.split(std::path::is_separator).collect();
             match components.split_first() {
                 Some((&"", rest)) => self.matches(Path::new(std::path::MAIN_SEPARATOR_STR), rest, &mut files)?,
-                _ => self.matches(Path::new(""), &components, &mut files)?,
+                _ => self.matches(self.directory, &components, &mut files)?,
             }
         } else {
-            let folder = std::env::current_dir().unwrap_or_default();
-            return Err(usage(format!(
-                "source \"{path}\": no such file or directory (sources are relative to the current directory, {})",
-                folder.display()
-            )));
+            let looked_for = std::path::absolute(&whole).unwrap_or(whole);
+            let message = format!("source \"{path}\": no such file or directory (looked for {})", looked_for.display());
+            return Err(usage(message));
         }
         if files.is_empty() {
             return Err(usage(format!("source \"{path}\": {}", self.nothing_found(before))));
         }
-        Ok(files.into_iter().map(|path| Reached { path, label, is_named }).collect())
+        let reached = |path| Reached { name: name_of(&path, self.unnamed), path, label, is_named };
+        Ok(files.into_iter().map(reached).collect())
     }
 
     /// Why nothing was found since so much had been passed over and excluded.
@@ -217,7 +231,7 @@ impl Search {
             self.push_known(base.to_path_buf(), files);
             return Ok(());
         };
-        if !component.contains(['*', '?', '[']) {
+        if !component.contains(WILDCARDS) {
             let path = base.join(component);
             return if path.exists() { self.matches(&path, rest, files) } else { Ok(()) };
         }
@@ -286,7 +300,7 @@ impl Search {
     }
 
     fn pass_over(&mut self, path: &Path, reason: &'static str) {
-        let passed_over = PassedOver { path: name_of(path), reason };
+        let passed_over = PassedOver { path: name_of(path, self.unnamed), reason };
         if !self.passed_over.contains(&passed_over) {
             self.passed_over.push(passed_over);
         }
@@ -297,15 +311,13 @@ impl Search {
         if self.exclude.is_empty() {
             return false;
         }
-        let name = name_of(path);
+        let name = name_of(path, self.unnamed);
         let slashes = || name.match_indices('/').map(|(slash, _)| slash);
-        let starts = std::iter::once(0).chain(slashes().map(|slash| slash + 1));
+        let ends: Vec<usize> = slashes().chain([name.len()]).filter(|&end| end > self.base).collect();
         let options = MatchOptions { require_literal_separator: true, ..MatchOptions::default() };
-        starts.into_iter().any(|start| {
-            slashes()
-                .filter(|&end| end > start)
-                .chain([name.len()])
-                .any(|end| self.exclude.iter().any(|pattern| pattern.matches_with(&name[start..end], options)))
+        std::iter::once(0).chain(slashes().map(|slash| slash + 1)).any(|start| {
+            let mut runs = ends.iter().filter(|&&end| end > start).map(|&end| &name[start..end]);
+            runs.any(|run| self.exclude.iter().any(|pattern| pattern.matches_with(run, options)))
         })
     }
 }
@@ -331,8 +343,8 @@ fn written_here(paths: &[PathBuf]) -> Option<&'static str> {
 }
 
 /// Refuses what is not a file before it is opened: a pipe would wait for a writer.
-fn check_regular(path: &str) -> Result<()> {
-    let metadata = fs::metadata(path).with_context(|| format!("cannot read {path}"))?;
+fn check_regular(whole: &Path, path: &str) -> Result<()> {
+    let metadata = fs::metadata(whole).with_context(|| format!("cannot read {path}"))?;
     if metadata.is_file() { Ok(()) } else { Err(usage(format!("source \"{path}\": not a regular file"))) }
 }
 
@@ -368,7 +380,7 @@ mod tests {
     fn listing(folder: &Path, sources: &[&str]) -> Result<Vec<String>> {
         let root = folder.to_str().unwrap();
         let sources: Vec<String> = sources.iter().map(|source| format!("{root}/{source}")).collect();
-        let files = expand(&sources, &[])?.files;
+        let files = expand(Path::new(""), &sources, &[])?.files;
         Ok(files.iter().map(|file| format!("{} ({})", &file.name[root.len() + 1..], file.domain)).collect())
     }
 
@@ -412,7 +424,7 @@ mod tests {
     fn a_source_that_names_nothing_is_a_usage_error() {
         let folder = tree(&["a/1.png"]);
         for (source, message) in [
-            ("missing.txt", "no such file or directory (sources are relative to the current directory"),
+            ("missing.txt", "no such file or directory (looked for /"),
             ("a", "no transcript found there (looked for .txt .text .md .markdown"),
             ("a/*.png", "no transcript found there"),
             ("b/*.txt", "no transcript found there"),
@@ -431,7 +443,7 @@ mod tests {
         let root = folder.path().to_str().unwrap();
         let kept = |exclude: &[&str]| {
             let exclude: Vec<String> = exclude.iter().map(|glob| glob.to_string()).collect();
-            let found = expand(&[root.to_string()], &exclude).unwrap();
+            let found = expand(Path::new(""), &[root.to_string()], &exclude).unwrap();
             let names = found.files.iter().map(|file| file.name[root.len() + 1..].to_string());
             (names.collect::<Vec<_>>().join(" "), found.passed_over.len())
         };
@@ -443,12 +455,12 @@ mod tests {
         // Where the search begins is not found by it.
         let folder = folder.path().file_name().unwrap().to_str().unwrap();
         assert_eq!(kept(&["b*", folder, "tmp"]), ("a/1.txt a/2.srt a/draft/3.txt".into(), 1));
-        assert_eq!(expand(&[format!("{root}/b")], &["b".into()]).unwrap().files.len(), 2);
-        assert_eq!(expand(&[format!("{root}/b/*")], &["b".into()]).unwrap().files.len(), 2);
-        assert_eq!(expand(&[format!("{root}/b")], &["b/n*".into()]).unwrap().files.len(), 1);
-        let error = expand(&[format!("{root}/b")], &["*.txt".into()]).unwrap_err();
+        assert_eq!(expand(Path::new(""), &[format!("{root}/b")], &["b".into()]).unwrap().files.len(), 2);
+        assert_eq!(expand(Path::new(""), &[format!("{root}/b/*")], &["b".into()]).unwrap().files.len(), 2);
+        assert_eq!(expand(Path::new(""), &[format!("{root}/b")], &["b/n*".into()]).unwrap().files.len(), 1);
+        let error = expand(Path::new(""), &[format!("{root}/b")], &["*.txt".into()]).unwrap_err();
         assert!(error.to_string().contains("data.exclude keeps out 2"), "{error}");
-        let error = expand(&[root.into()], &["a**".into()]).unwrap_err();
+        let error = expand(Path::new(""), &[root.into()], &["a**".into()]).unwrap_err();
         assert!(error.to_string().starts_with("data.exclude: glob \"a**\""), "{error}");
         assert_eq!(exit_code(&error), 2);
     }
@@ -473,7 +485,7 @@ mod tests {
         ]);
         let root = folder.path().to_str().unwrap();
         for source in ["", "**", "**/*.txt", "**/*", "*", "**/*.*"] {
-            let found = expand(&[format!("{root}/{source}")], &[]).unwrap();
+            let found = expand(Path::new(""), &[format!("{root}/{source}")], &[]).unwrap();
             let names: Vec<&str> = found.files.iter().map(|file| &file.name[root.len() + 1..]).collect();
             assert_eq!(names, ["mine/notes.txt", "talk.txt"], "{source}");
             let passed: Vec<(&str, &str)> =
@@ -506,13 +518,34 @@ mod tests {
         std::os::unix::fs::symlink("/dev/zero", folder.path().join("a/zero.txt")).unwrap();
         std::os::unix::fs::symlink("nowhere", folder.path().join("a/dangling.txt")).unwrap();
         for source in ["", "/a/*.txt", "/**/*.txt"] {
-            let found = expand(&[format!("{root}{source}")], &[]).unwrap();
+            let found = expand(Path::new(""), &[format!("{root}{source}")], &[]).unwrap();
             assert_eq!(found.files.len(), 1);
             let passed: Vec<&str> = found.passed_over.iter().map(|passed| passed.reason).collect();
             assert_eq!(passed, ["a link to nothing", "not a regular file", "not a regular file", "not a regular file"]);
         }
         let error = listing(folder.path(), &["a/pipe.txt", "missing"]).unwrap_err().to_string();
         assert!(error.contains("pipe.txt\": not a regular file\n") && error.contains("missing\": no such"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_for_relative_sources_changes_neither_names_nor_domains() {
+        let folder = tree(&["[a]=b/talk.txt", "[a]=b/talks/1.srt", "[a]=b/talks/x.txt", "[a]=b/notes.md"]);
+        let directory = folder.path().join("[a]=b");
+        let listing = |sources: &[&str]| {
+            let sources: Vec<String> = sources.iter().map(|source| source.to_string()).collect();
+            let files = expand(&directory, &sources, &[]).unwrap_or_else(|error| panic!("{error}")).files;
+            assert!(files.iter().all(|file| file.path.is_absolute()), "{files:?}");
+            files.into_iter().map(|Source { name, domain, .. }| format!("{name} ({domain})")).collect::<Vec<_>>()
+        };
+        assert_eq!(listing(&["talk.txt", "notes.md=n"]), ["notes.md (n)", "talk.txt (text)"]);
+        assert_eq!(listing(&["*.txt", "talks"]), ["talk.txt (text)", "talks/1.srt (talks)", "talks/x.txt (talks)"]);
+        assert_eq!(listing(&["."]).len(), 4);
+        let absolute = directory.join("talks").to_str().unwrap().to_string();
+        let shown = absolute.replace(std::path::MAIN_SEPARATOR, "/");
+        assert_eq!(listing(&[&absolute]), [format!("{shown}/1.srt (talks)"), format!("{shown}/x.txt (talks)")]);
+        let error = expand(&directory, &["gone.txt".into()], &[]).unwrap_err().to_string();
+        assert!(error.contains(directory.join("gone.txt").to_str().unwrap()), "{error}");
+        assert!(expand(&directory, &[String::new()], &[]).is_err(), "an empty source is not the directory");
     }
 
     #[cfg(unix)]
