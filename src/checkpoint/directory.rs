@@ -122,6 +122,18 @@ pub(super) fn is_checkpoint(directory: &Path) -> bool {
     directory.join(MANIFEST).is_file()
 }
 
+/// Whether a manifest of ours stands in `directory`, sound or damaged; others have files of that name, too.
+pub(super) fn has_our_manifest(directory: &Path) -> bool {
+    let Ok(file) = File::open(directory.join(MANIFEST)) else { return false };
+    let mut bytes = Vec::new();
+    let read = file.take(MAX_MANIFEST_BYTES).read_to_end(&mut bytes);
+    match serde_json::from_slice::<serde_json::Value>(&bytes) {
+        Ok(manifest) if read.is_ok() => manifest.get("format").is_some() && manifest.get("files").is_some(),
+        // What is no JSON was some program's once. If it was ours, the damage must be told.
+        _ => true,
+    }
+}
+
 pub(super) fn remove_if_present(directory: &Path) -> Result<()> {
     match remove_directory(directory) {
         Err(error) if error.kind() != ErrorKind::NotFound => {

@@ -67,12 +67,13 @@ pub fn resolve(run: &Path) -> Result<PathBuf> {
         let shown = run.display();
         return Err(Failure::Usage(format!("{shown} is not a directory: give a run or a checkpoint of it")).into());
     }
+    // With a config.json it is a checkpoint that lost its manifest, or one of transformers: load tells. Such a model may
+    // have a folder of that name, too.
+    if is_checkpoint(run) || run.join("config.json").is_file() {
+        return Ok(run.to_path_buf());
+    }
     let checkpoints = run.join("checkpoints");
     if !checkpoints.is_dir() {
-        // With a config.json it is a checkpoint that lost its manifest, or one of transformers: load tells.
-        if is_checkpoint(run) || run.join("config.json").is_file() {
-            return Ok(run.to_path_buf());
-        }
         return Err(Failure::Usage(format!("{} is neither a run nor a checkpoint", run.display())).into());
     }
     for name in LINKS {

@@ -100,6 +100,7 @@ pub fn run(args: EvalArgs, _global: &Global) -> Result<()> {
     let phase = Phase::new("encoding the texts");
     let tokens = Tokens::encode(&parts, &trained.tokenizer)?;
     drop(phase);
+    trained.warn_of_normalized(tokens.normalized_texts);
     if tokens.ids.len() < 2 {
         return Err(Failure::Usage("there is no text to evaluate on".into()).into());
     }

@@ -53,7 +53,8 @@ pub fn run(args: ExportArgs) -> Result<()> {
     let architecture = match args.to {
         Format::Gguf => write_gguf(&args, &trained)?,
         Format::Hf => {
-            write_directory(&args.out, &model_files::encode(&trained.model, &trained.tokenizer)?)?;
+            let companions = trained.companions.as_ref();
+            write_directory(&args.out, &model_files::encode_export(&trained.model, &trained.tokenizer, companions)?)?;
             hf::model_type(model, router)
         }
     };
@@ -66,7 +67,20 @@ pub fn run(args: ExportArgs) -> Result<()> {
     if let (Format::Hf, Err(reason)) = (args.to, hf::architecture(model, router)) {
         log::warn!("no architecture of transformers computes this model, because of {reason}");
     }
+    warn_of_what_is_left_out(args.to, &trained);
     Ok(())
+}
+
+fn warn_of_what_is_left_out(format: Format, trained: &Trained) {
+    let Some(companions) = &trained.companions else { return };
+    if !companions.left_out.is_empty() {
+        log::warn!("left out, because it is no part of the model: {}", companions.left_out.join(", "));
+    }
+    if format == Format::Gguf {
+        for what in gguf::left_out(&trained.tokenizer) {
+            log::warn!("left out, because a GGUF has no place for it: {what}");
+        }
+    }
 }
 
 /// Writes under another name first: what stands at `out` is whole.
@@ -79,7 +93,8 @@ fn write_gguf(args: &ExportArgs, trained: &Trained) -> Result<&'static str> {
         let file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
         let mut file = BufWriter::new(file);
         let name = out.file_stem().unwrap_or_default().to_string_lossy();
-        let narrower = gguf::write(&mut file, model, &trained.tokenizer, args.dtype, &name)?;
+        let template = trained.companions.as_ref().and_then(|companions| companions.chat_template());
+        let narrower = gguf::write(&mut file, model, &trained.tokenizer, template.as_deref(), args.dtype, &name)?;
         file.into_inner()?.sync_all()?;
         fs::rename(&temporary, out)?;
         anyhow::Ok(narrower)
@@ -97,7 +112,7 @@ fn write_gguf(args: &ExportArgs, trained: &Trained) -> Result<&'static str> {
     Ok(architecture)
 }
 
-fn write_directory(out: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
+fn write_directory(out: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     for (name, bytes) in files {
         let path = out.join(name);

@@ -73,6 +73,7 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<()> {
     let phase = Phase::new("encoding the texts");
     let tokens = Tokens::encode(&texts.parts().1, &trained.tokenizer)?;
     drop(phase);
+    trained.warn_of_normalized(tokens.normalized_texts);
     if tokens.ids.len() < 2 {
         return Err(Failure::Usage("there is no text to look at".into()).into());
     }

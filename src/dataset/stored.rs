@@ -27,6 +27,7 @@ struct Shape {
     texts: usize,
     bytes: usize,
     domains: Vec<String>,
+    normalized_texts: usize,
     unknown: Unknown,
     first_bytes: usize,
 }
@@ -89,8 +90,8 @@ pub fn get(cache: &Cache, key: &str) -> Option<(Vec<u8>, [Tokens<Ids>; 2])> {
 
 /// A split without its ids, and how many these are.
 fn texts(input: &mut impl Read, shape: Shape) -> Result<(Tokens<Ids>, usize)> {
-    let Shape { bytes, domains, unknown, first_bytes, .. } = shape;
-    let mut tokens = Tokens { bytes, domains, unknown, first_bytes, ..Tokens::default() };
+    let Shape { bytes, domains, normalized_texts, unknown, first_bytes, .. } = shape;
+    let mut tokens = Tokens { bytes, domains, normalized_texts, unknown, first_bytes, ..Tokens::default() };
     let mut start = 0;
     for _ in 0..shape.texts {
         let mut entry = [0; ENTRY];

@@ -338,7 +338,7 @@ impl Trainer {
             return Ok(());
         }
         let options = SamplingOptions { seed: train.seed, ..SamplingOptions::default() };
-        let prompt = Prompt { text: &train.sample_prompt, tokens: train.sample_tokens };
+        let prompt = Prompt::new(&train.sample_prompt, train.sample_tokens);
         let text = generate_text(&self.prepared.model, &self.prepared.tokenizer, &prompt, &options)?;
         log::debug!("sample: {text}");
         self.state.samples_bytes += self.directory.append_sample(self.state.step, &text)?;
