@@ -18,6 +18,8 @@ mod rolling;
 mod sources;
 mod speakers;
 mod styled;
+#[cfg(test)]
+mod subtitle_tests;
 mod subtitles;
 mod talks;
 mod times;
