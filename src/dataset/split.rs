@@ -173,7 +173,7 @@ fn is_near(share: f64, asked: f64) -> bool {
 /// A number below [`BUCKETS`] that follows from a text's contents.
 fn bucket(text: &str) -> usize {
     let hash = Sha256::digest(text);
-    usize::from(u16::from_be_bytes([hash[0], hash[1]])) * BUCKETS >> 16
+    (usize::from(u16::from_be_bytes([hash[0], hash[1]])) * BUCKETS) >> 16
 }
 
 #[cfg(test)]

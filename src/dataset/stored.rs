@@ -34,7 +34,15 @@ struct Shape {
 
 impl Shape {
     fn of(tokens: &Tokens<Ids>) -> Self {
-        Self { ids: tokens.ids.len(), texts: tokens.texts.len(), bytes: tokens.bytes, domains: tokens.domains.clone() }
+        Self {
+            ids: tokens.ids.len(),
+            texts: tokens.texts.len(),
+            bytes: tokens.bytes,
+            domains: tokens.domains.clone(),
+            normalized_texts: tokens.normalized_texts,
+            unknown: tokens.unknown.clone(),
+            first_bytes: tokens.first_bytes,
+        }
     }
 }
 

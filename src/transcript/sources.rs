@@ -188,7 +188,7 @@ impl<'d> Search<'d> {
         if files.is_empty() {
             return Err(usage(format!("source \"{path}\": {}", self.nothing_found(before))));
         }
-        let reached = |path| Reached { name: name_of(&path, self.unnamed), path, label, is_named };
+        let reached = |path: PathBuf| Reached { name: name_of(&path, self.unnamed), path, label, is_named };
         Ok(files.into_iter().map(reached).collect())
     }
 
