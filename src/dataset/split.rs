@@ -2,6 +2,7 @@
 //! out, whatever the seed; and copies of a document always fall on one side.
 
 use super::Part;
+use crate::tokenizer::char_boundary;
 use crate::transcript::Document;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -113,11 +114,10 @@ impl Split {
     /// In front of the white space that is next to where the last `fraction` begins; right there, if there is none for
     /// half as long as that part is.
     fn cut_at_space(&self, text: &str) -> usize {
-        let target = text.floor_char_boundary(self.target(text));
+        let target = char_boundary(text, self.target(text));
         let reach = (text.len() - target) / 2;
-        let (first, last) = (text.floor_char_boundary(target.saturating_sub(reach)), target + reach);
-        let after =
-            text[target..text.floor_char_boundary(last)].find(char::is_whitespace).map(|offset| target + offset);
+        let (first, last) = (char_boundary(text, target.saturating_sub(reach)), target + reach);
+        let after = text[target..char_boundary(text, last)].find(char::is_whitespace).map(|offset| target + offset);
         let before = || text[first..target].rfind(char::is_whitespace).map(|offset| first + offset);
         let cut = after.or_else(before).unwrap_or(target);
         let (head, tail) = text.split_at(cut);
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn a_document_without_line_ends_is_cut_at_a_space() {
         let line = "all the words of a very long line ".repeat(1000);
-        let (training, validation) = split(&[line.clone()], SplitRule::Documents, 0.1);
+        let (training, validation) = split(std::slice::from_ref(&line), SplitRule::Documents, 0.1);
         assert_eq!(format!("{}{}", training[0], validation[0]), line);
         assert!(validation[0].starts_with(' ') && validation[0].len().abs_diff(line.len() / 10) < 10);
         // Characters, where there are no spaces.

@@ -365,7 +365,7 @@ fn pieces(text: &str, least: usize) -> Vec<&str> {
 fn piece_end(text: &str, least: usize) -> Option<usize> {
     let most = least.saturating_mul(MAX_STRETCH);
     // The character that ends at `least` or after it, and those that follow.
-    let first = text.floor_char_boundary(least.saturating_sub(1).min(text.len()));
+    let first = char_boundary(text, least.saturating_sub(1));
     let mut characters = text[first..].char_indices().map(|(offset, character)| (first + offset, character)).peekable();
     while let Some((start, before)) = characters.next() {
         let end = start + before.len_utf8();
@@ -375,6 +375,12 @@ fn piece_end(text: &str, least: usize) -> Option<usize> {
         }
     }
     None
+}
+
+/// The last place between two characters of a text that is not behind byte `at`.
+pub(crate) fn char_boundary(text: &str, at: usize) -> usize {
+    let at = at.min(text.len());
+    (0..=at).rev().find(|&place| text.is_char_boundary(place)).unwrap_or(0)
 }
 
 /// Whether no match of GPT-2's pattern can reach over the place between two characters, or depends on what is behind

@@ -5,7 +5,7 @@ use super::prepare::{DataHash, grouped};
 use crate::config::{Config, TokenizerConfig, TokenizerKind};
 use crate::dataset::split::{Shares, Split, SplitRule};
 use crate::terminal::Phase;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, char_boundary};
 use crate::transcript::{Corpus, Receipt};
 use anyhow::Result;
 use std::collections::BTreeSet;
@@ -98,7 +98,7 @@ impl Sample {
         self.seen_bytes += text.len();
         while !text.is_empty() {
             let least = text.len().min(PIECE_BYTES);
-            let most = text.floor_char_boundary(2 * PIECE_BYTES);
+            let most = char_boundary(text, 2 * PIECE_BYTES);
             let line_end = text.as_bytes()[least..most].iter().position(|&byte| byte == b'\n');
             let (piece, rest) = text.split_at(line_end.map_or(most, |offset| least + offset + 1));
             if self.seen_pieces.is_multiple_of(self.every) {
