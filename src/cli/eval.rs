@@ -14,7 +14,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub struct EvalArgs {
@@ -61,6 +61,18 @@ impl Texts {
     pub fn names(&self) -> Vec<String> {
         let has_text = |document: &&Document| self.split.is_none_or(|split| split.parts(document).1.is_some());
         self.documents.iter().filter(has_text).map(|document| document.name.clone()).collect()
+    }
+
+    /// The files that the text was read from.
+    pub fn files(&self) -> Vec<PathBuf> {
+        // A row of a JSONL file has its line behind the file's name.
+        let file = |name: &str| match name.rsplit_once(':') {
+            Some((file, line)) if line.parse::<usize>().is_ok() && !Path::new(name).exists() => PathBuf::from(file),
+            _ => PathBuf::from(name),
+        };
+        let mut files: Vec<PathBuf> = self.documents.iter().map(|document| file(&document.name)).collect();
+        files.dedup();
+        files
     }
 
     /// The text to evaluate on, and where it is a validation split also the training part.

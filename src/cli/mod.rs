@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::error::{Failure, exit_code};
 use crate::model::transformer::Transformer;
 use crate::ops::{buffer, pool, simd};
+use crate::output;
 use crate::routing::log::{Header, MemoryHeader};
 use crate::terminal::{self, Colours, Phase, Verbosity};
 use crate::tokenizer::Tokenizer;
@@ -268,6 +269,11 @@ impl Trained {
         };
         let tokenizer_sha256 = format!("{:x}", Sha256::digest(tokenizer.to_json()?));
         Ok(Self { checkpoint, model, tokenizer, tokenizer_sha256, state, companions })
+    }
+
+    /// What it was read from, which no output may replace.
+    fn files(&self) -> Vec<PathBuf> {
+        output::files_in(&self.checkpoint)
     }
 
     /// The configuration of the run that the checkpoint belongs to; none if it stands alone.

@@ -2,7 +2,7 @@
 
 use super::{Global, Trained, whole};
 use crate::error::Failure;
-use crate::routing::log::{Entry, RoutingLog, Source};
+use crate::routing::log::{Entry, RoutingLog, Source, check_place};
 use crate::routing::{legend, paint};
 use crate::sample::generate::{Passed, Prompt, generate};
 use crate::sample::{SamplingOptions, Utf8Stream};
@@ -57,7 +57,7 @@ pub struct SampleArgs {
     /// Number of samples
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<usize>)]
     count: usize,
-    /// Log experts and gates of every token to a file (JSON lines)
+    /// Log experts and gates of every token to a file (JSON lines), FILE.partial until it is complete
     #[arg(long, value_name = "FILE")]
     routing_log: Option<PathBuf>,
     /// Colour each token by its first expert in this layer, or "none"
@@ -95,7 +95,11 @@ pub fn run(args: SampleArgs, global: &Global) -> Result<()> {
     trained.warn_of_normalized(usize::from(trained.tokenizer.normalized(&text) != text));
     let painted_layer = painted_layer(args.color_by, &trained, global)?;
     let mut log = match &args.routing_log {
-        Some(path) => Some(RoutingLog::create(path, &trained.log_header(&options))?),
+        Some(path) => {
+            let inputs: Vec<PathBuf> = trained.files().into_iter().chain(args.prompt_file.clone()).collect();
+            check_place(path, &inputs)?;
+            Some(RoutingLog::create(path, &trained.log_header(&options))?)
+        }
         None => None,
     };
     let mut writer = Writer::new(&args, &trained, painted_layer);

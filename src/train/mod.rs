@@ -5,6 +5,7 @@
 
 mod diagnosis;
 pub mod evaluate;
+mod journal;
 pub mod memory;
 pub mod metrics;
 pub mod overview;
@@ -111,7 +112,7 @@ impl Trainer {
         trainer.directory.prune(&trainer.state, trainer.config.train.keep_checkpoints)?;
         trainer.state.config_sha256 = state::config_sha256(&trainer.config)?;
         trainer.directory.configure(&trainer.config)?;
-        trainer.earlier_s = trainer.directory.rewind(&trainer.state)?;
+        trainer.earlier_s = trainer.directory.rewind(&mut trainer.state)?;
         Ok(trainer)
     }
 
@@ -348,7 +349,8 @@ impl Trainer {
     fn save(&mut self) -> Result<()> {
         let keep = self.config.train.keep_checkpoints;
         self.directory
-            .save(&self.prepared, &self.optimizer, &self.state, keep)
+            .settle(&mut self.state)
+            .and_then(|()| self.directory.save(&self.prepared, &self.optimizer, &self.state, keep))
             .with_context(|| format!("cannot save step {}", self.state.step))
     }
 }
