@@ -229,7 +229,7 @@ fn rows_of_one_line_are_divided_and_can_be_trained_on() {
     // A single line, too; and what cannot be divided is refused before there is a run.
     workspace.write("line.txt", "all the words of a single long line ".repeat(300));
     workspace.succeeds(&train("s", "data.sources=[\"line.txt\"]"));
-    workspace.write("word.txt", "w".repeat(1));
+    workspace.write("word.txt", "w");
     workspace.refuses(&train("t", "data.sources=[\"word.txt\"]"), 2, &["no text is left for validation"]);
     assert!(!workspace.path("t").exists());
 }
