@@ -4,6 +4,7 @@ use super::Ending;
 use super::prepare::Prepared;
 use crate::checkpoint::Files;
 use crate::config::{Config, TrainConfig};
+use crate::dataset::split::SplitRule;
 use crate::error::Failure;
 use crate::ops::gemm::{self, Precision};
 use crate::ops::simd;
@@ -54,6 +55,9 @@ pub struct TrainerState {
     pub metrics_sha256: Option<String>,
     #[serde(default)]
     pub samples_sha256: Option<String>,
+    /// How the text is divided. Checkpoints of the first round do not say: by its rule.
+    #[serde(default)]
+    pub split: SplitRule,
     /// Of the run's `config.toml`.
     pub config_sha256: String,
     pub data_sha256: String,
@@ -90,6 +94,7 @@ impl TrainerState {
             samples_bytes: 0,
             metrics_sha256: None,
             samples_sha256: None,
+            split: prepared.split,
             config_sha256: config_sha256(config)?,
             data_sha256: prepared.data_sha256.clone(),
             kernels: Some(kernels(config)),
