@@ -284,12 +284,66 @@ fn a_run_that_diverges_exits_with_3_and_keeps_a_sound_checkpoint() {
         let run = format!("r{number}");
         let train = format!("train tiny.toml --run {run} {settings} --set optimizer.learning_rate={learning_rate}");
         workspace.refuses(&train, 3, &["training diverged in step", "optimizer.learning_rate"]);
-        let metrics = workspace.read(&format!("{run}/metrics.jsonl"));
+        // Nothing is logged of a first step that makes the weights bad.
+        let metrics = fs::read_to_string(workspace.path(&run).join("metrics.jsonl")).unwrap_or_default();
         assert!(!metrics.contains("null"), "{learning_rate}: {metrics}");
         if workspace.path(&run).join("checkpoints/latest").exists() {
             workspace.succeeds(&format!("eval {run}"));
         }
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn outputs_replace_nothing_that_is_read_or_of_another_kind() {
+    use std::os::unix::fs::symlink;
+    let workspace = Workspace::trained();
+    workspace.succeeds("sample r --tokens 3 --routing-log log.jsonl");
+    let best = fs::read_link(workspace.path("r/checkpoints/best")).unwrap();
+    let weights = format!("r/checkpoints/{}/model.safetensors", best.display());
+    symlink(&weights, workspace.path("soft")).unwrap();
+    fs::hard_link(workspace.path(&weights), workspace.path("hard")).unwrap();
+    symlink("log.jsonl", workspace.path("soft.jsonl")).unwrap();
+    fs::create_dir(workspace.path("site")).unwrap();
+    workspace.write("site/index.html", "<!doctype html><title>Routing report</title>mine");
+    let kept = ["talk.txt", "tiny.toml", "log.jsonl", "r/metrics.jsonl", "r/samples.txt", "site/index.html", &weights];
+    let contents = || kept.map(|name| fs::read(workspace.path(name)).unwrap());
+    let before = contents();
+    for (command, why) in [
+        (format!("sample r --tokens 3 --routing-log {weights}"), "is being read"),
+        ("sample r --tokens 3 --routing-log r/checkpoints/best/config.json".into(), "is the same file as"),
+        ("sample r --tokens 3 --routing-log soft".into(), "is the same file as"),
+        ("sample r --tokens 3 --routing-log hard".into(), "is the same file as"),
+        ("sample r --tokens 3 --routing-log talk.txt".into(), "is not a routing log"),
+        ("sample r --tokens 3 --routing-log r/metrics.jsonl".into(), "is not a routing log"),
+        ("sample r --tokens 3 --routing-log r".into(), "is a directory"),
+        // A log may be a prompt, too.
+        (
+            "sample r --tokens 3 --prompt-file log.jsonl --routing-log soft.jsonl".into(),
+            "is the same file as log.jsonl",
+        ),
+        ("inspect r --data talk.txt --routing-log talk.txt".into(), "is being read"),
+        ("inspect r --routing-log r/samples.txt".into(), "is not a routing log"),
+        ("inspect r --out site".into(), "is not a routing report"),
+        ("export r --to hf site".into(), "exists already"),
+        ("export r --to gguf log.jsonl".into(), "exists already"),
+    ] {
+        workspace.refuses(&command, 2, &[why]);
+        assert!(contents() == before, "{command} changed a file");
+    }
+    // What is of the kind is replaced, whole.
+    workspace.succeeds("sample r --tokens 5 --routing-log soft.jsonl");
+    assert!(workspace.path("soft.jsonl").is_symlink());
+    assert!(workspace.read("log.jsonl").lines().count() > 5 && !workspace.path("log.jsonl.partial").exists());
+    workspace.write("empty", "");
+    workspace.succeeds("sample r --tokens 5 --routing-log empty");
+    assert_eq!(workspace.read("empty"), workspace.read("log.jsonl"));
+    for _ in 0..2 {
+        workspace.succeeds("inspect r --out report");
+    }
+    // A stream takes the log as it comes.
+    let streamed = workspace.succeeds("sample r --tokens 5 --json --routing-log /dev/stderr");
+    assert!(streamed.stderr.contains("{\"header\":{\"model\":{"), "{}", streamed.stderr);
 }
 
 #[cfg(unix)]

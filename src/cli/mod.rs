@@ -15,11 +15,14 @@ pub mod sample;
 mod signals;
 pub mod train;
 
-use crate::checkpoint::{self, foreign, model_files};
+use crate::checkpoint::companions::Companions;
+use crate::checkpoint::foreign::{self, Foreign};
+use crate::checkpoint::{self, model_files};
 use crate::config::Config;
 use crate::error::{Failure, exit_code};
 use crate::model::transformer::Transformer;
 use crate::ops::{buffer, pool, simd};
+use crate::output;
 use crate::routing::log::{Header, MemoryHeader};
 use crate::terminal::{self, Colours, Phase, Verbosity};
 use crate::tokenizer::Tokenizer;
@@ -240,6 +243,8 @@ struct Trained {
     tokenizer_sha256: String,
     /// The trainer's state, where the checkpoint has it.
     state: Option<TrainerState>,
+    /// What stands beside a model that transformers wrote.
+    companions: Option<Companions>,
 }
 
 impl Trained {
@@ -248,17 +253,23 @@ impl Trained {
         use sha2::{Digest, Sha256};
         let _phase = Phase::new("loading the model");
         let checkpoint = checkpoint::resolve(run)?;
-        let (model, tokenizer, state) = if foreign::is_foreign(&checkpoint) {
-            let (model, tokenizer) = foreign::load(&checkpoint)?;
-            (model, tokenizer, None)
+        let (model, tokenizer, state, companions) = if foreign::is_foreign(&checkpoint) {
+            let Foreign { model, tokenizer, companions, warnings } = foreign::load(&checkpoint)?;
+            warnings.iter().for_each(|warning| log::warn!("{}: {warning}", checkpoint.display()));
+            (model, tokenizer, None, Some(companions))
         } else {
             let files = checkpoint::load(&checkpoint)?;
             let (model, tokenizer) = model_files::load(&files)?;
             let state = files.get("trainer_state.json").ok().and_then(|json| serde_json::from_slice(json).ok());
-            (model, tokenizer, state)
+            (model, tokenizer, state, None)
         };
         let tokenizer_sha256 = format!("{:x}", Sha256::digest(tokenizer.to_json()?));
-        Ok(Self { checkpoint, model, tokenizer, tokenizer_sha256, state })
+        Ok(Self { checkpoint, model, tokenizer, tokenizer_sha256, state, companions })
+    }
+
+    /// What it was read from, which no output may replace.
+    fn files(&self) -> Vec<PathBuf> {
+        output::files_in(&self.checkpoint)
     }
 
     /// The configuration of the run that the checkpoint belongs to; none if it stands alone.
@@ -272,6 +283,16 @@ impl Trained {
         let Some(path) = run.filter(|path| path.exists()) else { return Ok(None) };
         // Over the defaults, so that a run of an older version is read, too.
         crate::config::load(&path, &[]).map(Some)
+    }
+
+    /// Says where the numbers are those of another text than the one in the files.
+    fn warn_of_normalized(&self, texts: usize) {
+        if let (Some(forms), 1..) = (self.tokenizer.normal_forms(), texts) {
+            log::warn!(
+                "the tokenizer puts text into the Unicode normal form {forms}: {texts} texts change, and are counted as \
+                 changed"
+            );
+        }
     }
 
     /// The length of windows to evaluate in: `wanted` tokens, or all of the model's positions.

@@ -113,25 +113,22 @@ impl<W: Write> Screen<W> {
     }
 }
 
-/// Lines that are wider than `columns`, broken between words and indented by two more columns. A command between
-/// backquotes is left to the terminal, which breaks it where it likes and copies it as it was.
+/// Lines that are wider than `columns`, broken between words. Commands, which are between backquotes or on indented
+/// lines, are left to the terminal, which breaks them where it likes and copies them as they were.
 pub fn wrapped(text: &str, columns: usize) -> String {
     text.split('\n').map(|line| wrapped_line(line, columns)).collect::<Vec<_>>().join("\n")
 }
 
 fn wrapped_line(line: &str, columns: usize) -> String {
-    if measure_text_width(line) <= columns {
+    if measure_text_width(line) <= columns || line.starts_with(' ') {
         return line.to_owned();
     }
-    let words = line.trim_start_matches(' ');
-    let indent = " ".repeat(line.len() - words.len());
-    let (mut out, mut used, mut in_command) = (indent.clone(), indent.len(), false);
-    for (number, word) in words.split(' ').enumerate() {
+    let (mut out, mut used, mut in_command) = (String::new(), 0, false);
+    for (number, word) in line.split(' ').enumerate() {
         let width = measure_text_width(word);
         if number > 0 && !in_command && used + 1 + width > columns {
             out += "\n  ";
-            out += &indent;
-            used = 2 + indent.len();
+            used = 2;
         } else if number > 0 {
             out.push(' ');
             used += 1;
@@ -186,7 +183,7 @@ mod tests {
 
     #[test]
     fn lines_break_between_words_and_not_in_commands() {
-        assert_eq!(wrapped("one two\n  three four", 7), "one two\n  three\n    four");
+        assert_eq!(wrapped("one two three\n  tinymoe resume", 7), "one two\n  three\n  tinymoe resume");
         assert_eq!(
             wrapped("go on with `tinymoe resume a b`, please", 12),
             "go on with\n  `tinymoe resume a b`,\n  please"

@@ -5,6 +5,7 @@
 
 mod diagnosis;
 pub mod evaluate;
+mod journal;
 pub mod memory;
 pub mod metrics;
 pub mod overview;
@@ -110,7 +111,7 @@ impl Trainer {
         trainer.directory.prune(&trainer.state, trainer.config.train.keep_checkpoints)?;
         trainer.state.config_sha256 = state::config_sha256(&trainer.config)?;
         trainer.directory.configure(&trainer.config)?;
-        trainer.earlier_s = trainer.directory.rewind(&trainer.state)?;
+        trainer.earlier_s = trainer.directory.rewind(&mut trainer.state)?;
         Ok(trainer)
     }
 
@@ -337,7 +338,7 @@ impl Trainer {
             return Ok(());
         }
         let options = SamplingOptions { seed: train.seed, ..SamplingOptions::default() };
-        let prompt = Prompt { text: &train.sample_prompt, tokens: train.sample_tokens };
+        let prompt = Prompt::new(&train.sample_prompt, train.sample_tokens);
         let text = generate_text(&self.prepared.model, &self.prepared.tokenizer, &prompt, &options)?;
         log::debug!("sample: {text}");
         self.state.samples_bytes += self.directory.append_sample(self.state.step, &text)?;
@@ -347,7 +348,8 @@ impl Trainer {
     fn save(&mut self) -> Result<()> {
         let keep = self.config.train.keep_checkpoints;
         self.directory
-            .save(&self.prepared, &self.optimizer, &self.state, keep)
+            .settle(&mut self.state)
+            .and_then(|()| self.directory.save(&self.prepared, &self.optimizer, &self.state, keep))
             .with_context(|| format!("cannot save step {}", self.state.step))
     }
 }

@@ -196,7 +196,15 @@ impl Prepared {
             grouped(train.max_steps),
             grouped(tokens_per_step),
             (train.max_steps * tokens_per_step) as f64 / self.training.ids.len() as f64,
-        ) + self.sampled.as_deref().unwrap_or_default()
+        ) + &self.normalized_texts().unwrap_or_default()
+            + self.sampled.as_deref().unwrap_or_default()
+    }
+
+    /// A line about texts that the tokenizer's normal form has changed.
+    fn normalized_texts(&self) -> Option<String> {
+        let (forms, texts) =
+            (self.tokenizer.normal_forms()?, self.training.normalized_texts + self.validation.normalized_texts);
+        (texts > 0).then(|| format!("\nthe tokenizer's Unicode normal form {forms} changes {texts} texts"))
     }
 
     /// What tokens of the training split stand for; an end of text counts as one byte, as in the n-gram baseline, and an

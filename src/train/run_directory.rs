@@ -1,9 +1,11 @@
 //! A run's directory: configuration, facts about the run, metrics, samples, checkpoints.
 
-use super::metrics::{LoggedTime, Record};
+use super::journal::{Journal, untimed};
+use super::metrics::Record;
 use super::prepare::Prepared;
 use super::resume;
 use super::state::{TrainerState, check_same_data};
+use crate::checkpoint::directory::sync_directory;
 use crate::checkpoint::{self, Files, model_files};
 use crate::config::{Config, Draft};
 use crate::dataset::IdArray;
@@ -15,7 +17,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ const LOCK: &str = ".lock";
 /// it at the same time.
 pub struct RunDirectory {
     path: PathBuf,
+    metrics: Journal,
+    samples: Journal,
     /// Locked as long as it is open; the system unlocks it for a process that dies.
     _lock: File,
 }
@@ -58,7 +62,12 @@ impl RunDirectory {
     pub fn create(path: &Path) -> Result<Self> {
         Self::check_free(path)?;
         fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), _lock: lock(path)? })
+        Self::at(path)
+    }
+
+    fn at(path: &Path) -> Result<Self> {
+        let [metrics, samples] = ["metrics.jsonl", "samples.txt"].map(|name| Journal::new(path.join(name)));
+        Ok(Self { path: path.to_owned(), metrics, samples, _lock: lock(path)? })
     }
 
     /// The configuration of the run in `path`, to be read.
@@ -83,7 +92,7 @@ impl RunDirectory {
         let saved = Self::draft(path)?.resolve(&[])?;
         config.anchor(&saved.data.directory);
         resume::check_compatible(path, &saved, config)?;
-        Ok((Self { path: path.to_owned(), _lock: lock(path)? }, saved))
+        Ok((Self::at(path)?, saved))
     }
 
     pub fn path(&self) -> &Path {
@@ -139,49 +148,34 @@ impl RunDirectory {
         checkpoint::replace(&self.path.join(name), bytes)
     }
 
-    pub fn append_metrics(&self, record: &Record) -> Result<()> {
+    pub fn append_metrics(&mut self, record: &Record) -> Result<()> {
         let mut line = serde_json::to_vec(record)?;
         line.push(b'\n');
-        self.append("metrics.jsonl", &line)
+        self.metrics.append(&line, &untimed(&line)?)
     }
 
     /// Appends a sample and returns how many bytes that took.
-    pub fn append_sample(&self, step: usize, text: &str) -> Result<u64> {
+    pub fn append_sample(&mut self, step: usize, text: &str) -> Result<u64> {
         let entry = format!("=== step {step} ===\n{text}\n\n");
-        self.append("samples.txt", entry.as_bytes())?;
+        self.samples.append(entry.as_bytes(), entry.as_bytes())?;
         Ok(entry.len() as u64)
     }
 
-    fn append(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.path.join(name);
-        let append = || {
-            fault::system_call();
-            let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
-            let (head, tail) = bytes.split_at(bytes.len() / 2);
-            for part in [head, tail] {
-                fault::system_call();
-                file.write_all(part)?;
-            }
-            Ok::<_, std::io::Error>(())
-        };
-        append().with_context(|| format!("cannot write to {}", path.display()))
+    /// Cuts metrics and samples back to where `state` was saved; returns the seconds logged until then. If they are not
+    /// what they were then, `state` is brought in line with what is left of them.
+    pub fn rewind(&mut self, state: &mut TrainerState) -> Result<f64> {
+        self.samples.rewind_samples(state)?;
+        self.metrics.rewind_metrics(state)
     }
 
-    /// Cuts metrics and samples back to where `state` was saved; returns the seconds logged until then.
-    pub fn rewind(&self, state: &TrainerState) -> Result<f64> {
-        let mut elapsed_s = 0.0;
-        let metrics = self.path.join("metrics.jsonl");
-        if let Ok(text) = fs::read_to_string(&metrics) {
-            let kept: Vec<&str> = text.split_inclusive('\n').take(state.metrics_lines).collect();
-            let last = kept.last().and_then(|line| serde_json::from_str::<LoggedTime>(line).ok());
-            elapsed_s = last.map_or(0.0, |line| line.elapsed_s);
-            cut(&metrics, kept.iter().map(|line| line.len() as u64).sum())?;
-        }
-        let samples = self.path.join("samples.txt");
-        if samples.exists() {
-            cut(&samples, state.samples_bytes)?;
-        }
-        Ok(elapsed_s)
+    /// Flushes metrics and samples to disk and notes in `state` what they are.
+    pub fn settle(&self, state: &mut TrainerState) -> Result<()> {
+        self.metrics.sync()?;
+        self.samples.sync()?;
+        sync_directory(&self.path)?;
+        state.metrics_sha256 = Some(self.metrics.sha256());
+        state.samples_sha256 = Some(self.samples.sha256());
+        Ok(())
     }
 
     /// Saves a checkpoint, points `latest` (and, where it is the best so far, `best`) at it, and removes old ones.
@@ -284,16 +278,6 @@ fn lock(path: &Path) -> Result<File> {
         // Where the file system knows no locks, there is none.
         _ => Ok(lock),
     }
-}
-
-/// Shortens a file to `len` bytes; one that is shorter already stays.
-fn cut(path: &Path, len: u64) -> Result<()> {
-    let cut = || -> std::io::Result<()> {
-        let file = OpenOptions::new().write(true).open(path)?;
-        fault::system_call();
-        if file.metadata()?.len() > len { file.set_len(len) } else { Ok(()) }
-    };
-    cut().with_context(|| format!("cannot shorten {}", path.display()))
 }
 
 /// Whether a process is training in the run.

@@ -47,6 +47,11 @@ pub struct TrainerState {
     /// How much of the run's `metrics.jsonl` and `samples.txt` had been written.
     pub metrics_lines: usize,
     pub samples_bytes: u64,
+    /// The SHA-256 of that, of the metrics without times. Checkpoints of earlier versions do not have it.
+    #[serde(default)]
+    pub metrics_sha256: Option<String>,
+    #[serde(default)]
+    pub samples_sha256: Option<String>,
     /// Of the run's `config.toml`.
     pub config_sha256: String,
     pub data_sha256: String,
@@ -67,6 +72,8 @@ impl TrainerState {
             skipped: Vec::new(),
             metrics_lines: 0,
             samples_bytes: 0,
+            metrics_sha256: None,
+            samples_sha256: None,
             config_sha256: config_sha256(config)?,
             data_sha256: prepared.data_sha256.clone(),
         })

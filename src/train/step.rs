@@ -248,7 +248,7 @@ impl Trainer {
         self.state = TrainerState { skipped, config_sha256, ..state };
         self.directory.relink(&self.state)?;
         checkpoint::discard_after(&self.directory.checkpoints(), self.state.step as u64)?;
-        self.directory.rewind(&self.state)?;
+        self.directory.rewind(&mut self.state)?;
         Ok(())
     }
 

@@ -16,6 +16,8 @@ mod rolling;
 mod sources;
 mod speakers;
 mod styled;
+#[cfg(test)]
+mod subtitle_tests;
 mod subtitles;
 mod times;
 mod turns;
