@@ -56,9 +56,22 @@ pub struct DataConfig {
     #[serde(default)]
     pub directory: String,
     pub sources: Vec<String>,
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    #[serde(default)]
+    pub on_bad_file: OnBadFile,
     pub keep_timestamps: bool,
     pub keep_speakers: bool,
     pub validation_fraction: f64,
+}
+
+/// What to do about a file that was found by searching and cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadFile {
+    #[default]
+    Skip,
+    Stop,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

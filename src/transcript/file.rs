@@ -20,7 +20,7 @@ pub(super) const MAX_WHOLE_BYTES: u64 = 1 << 30;
 /// Plain text and JSONL of more than this are read in parts of about as much, cut at a line, each a document (or, of
 /// JSONL, several) of its own.
 pub(super) const PART_BYTES: usize = 16 << 20;
-/// The longest line of such a file.
+/// A longer line of such a text is cut at a space.
 const MAX_LINE_BYTES: usize = 64 << 20;
 /// As much of a file tells its format.
 const HEAD_BYTES: u64 = 64 << 10;
@@ -49,7 +49,7 @@ impl Origin<'_> {
 
 /// Reads a file. An error is about the whole file; single rows that cannot be read are handed over as skipped.
 pub(super) fn read(source: &Source, options: &ReadOptions, visit: &mut Visit) -> Result<()> {
-    let Source { path, name, domain } = source;
+    let Source { path, name, domain, .. } = source;
     let unreadable = || format!("cannot read {name}");
     let mut file = File::open(path).with_context(unreadable)?;
     let metadata = file.metadata().with_context(unreadable)?;
@@ -133,15 +133,12 @@ fn read_parts(
 ) -> Result<()> {
     let name = origin.name;
     let (mut part, mut first_line, mut documents) = (1, 1, 0);
-    while read_part(file, &mut bytes, name)? {
-        let end = if bytes.len() > PART_BYTES { PART_BYTES } else { bytes.len() };
-        let rest = match bytes[end..].iter().position(|&byte| byte == b'\n') {
-            Some(offset) => bytes.split_off(end + offset + 1),
-            None => Vec::new(),
-        };
+    let has_rows = origin.recognised.format == Format::Jsonl;
+    while read_part(file, &mut bytes, has_rows, name)? {
+        let rest = bytes.split_off(part_end(&bytes));
         let (lines, source_bytes) = (bytes.iter().filter(|&&byte| byte == b'\n').count(), bytes.len());
         let contents = decode(bytes, name, first_line)?;
-        if origin.recognised.format == Format::Jsonl {
+        if has_rows {
             documents += json::read_lines(origin, &contents, first_line, options, visit)?;
         } else {
             let speech = plain::read(&contents, options);
@@ -156,19 +153,41 @@ fn read_parts(
     Ok(())
 }
 
-/// Fills `bytes` until there is a whole line after the first [`PART_BYTES`], or the file ends; false if it ended before.
-fn read_part(file: &mut File, bytes: &mut Vec<u8>, name: &str) -> Result<bool> {
-    while bytes.len() <= PART_BYTES || !bytes[PART_BYTES..].contains(&b'\n') {
-        ensure!(
-            bytes.len() <= PART_BYTES + MAX_LINE_BYTES,
-            "{name}: a line of more than {MAX_LINE_BYTES} bytes; is this a transcript?"
-        );
+/// Fills `bytes` until a line ends after the first [`PART_BYTES`], or the file ends, or enough was read to know that the
+/// line is too long to wait for. False if the file ended before.
+fn read_part(file: &mut File, bytes: &mut Vec<u8>, has_rows: bool, name: &str) -> Result<bool> {
+    let most = if has_rows { MAX_WHOLE_BYTES as usize } else { PART_BYTES + MAX_LINE_BYTES };
+    let mut searched = PART_BYTES;
+    loop {
+        if bytes.len() > searched {
+            if bytes[searched..].contains(&b'\n') {
+                break;
+            }
+            searched = bytes.len();
+        }
+        if bytes.len() > most {
+            ensure!(!has_rows, "{name}: a row of more than {MAX_WHOLE_BYTES} bytes");
+            break;
+        }
         let read = file.by_ref().take(1 << 20).read_to_end(bytes).with_context(|| format!("cannot read {name}"))?;
         if read == 0 {
             break;
         }
     }
     Ok(!bytes.is_empty())
+}
+
+/// Where the first part of `bytes` ends: behind a line, in front of a space where the line is very long, or else between
+/// two characters.
+fn part_end(bytes: &[u8]) -> usize {
+    let Some(after) = bytes.get(PART_BYTES..) else { return bytes.len() };
+    let place = |is: fn(&u8) -> bool| after.iter().position(is).map(|offset| PART_BYTES + offset);
+    let line_end = place(|&byte| byte == b'\n').map(|line_end| line_end + 1);
+    if line_end.is_some() || bytes.len() <= PART_BYTES + MAX_LINE_BYTES {
+        return line_end.unwrap_or(bytes.len());
+    }
+    let is_character_start = |byte: &u8| byte & 0xc0 != 0x80;
+    place(|&byte| byte == b' ').or_else(|| place(is_character_start)).unwrap_or(bytes.len())
 }
 
 /// Speech recognisers cut characters of several bytes between two cues. If only that little of the bytes is not UTF-8,
