@@ -208,6 +208,63 @@ async function textsAreWhole(page, data) {
   }
 }
 
+/** Every document in the data can be chosen, and the page says how many the text has. */
+async function documentsAreCountedAndChosen(page, data) {
+  const words = await page.locator("#text-count").innerText();
+  const { documents } = data.text;
+  assert.ok(words.includes(documents === 1 ? "one document" : `${documents.toLocaleString("en-US")} documents`), words);
+  assert.equal(await page.locator("#text-choice option").count(), data.texts.length);
+  const last = data.texts.length - 1;
+  if (last > 0) await page.locator("#text-choice").selectOption(String(last));
+  const length = data.texts[last].tokens.length.toLocaleString("en-US");
+  assert.ok((await page.locator("#text-count").innerText()).includes(` ${length} `), `tokens of document ${last}`);
+  if (last > 0) await page.locator("#text-choice").selectOption("0");
+}
+
+/** Cards say what an expert mostly serves, what is typical of it, and show examples from all over the text. */
+async function cardsNameBoth(page, data) {
+  const layer = data.layers.length - 1;
+  if (layer > 0) await page.locator(`#layer-choice input[value="${layer}"]`).check();
+  for (const [expert, name] of data.layers[layer].names.entries()) {
+    const words = await page.locator(`#card-${expert} header`).innerText();
+    const share = `${Math.round(100 * (name.mostly_share ?? 0))}%`;
+    assert.ok(name.mostly ? words.includes(`mostly ${name.mostly}, ${share}`) : words.includes("dead"), words);
+    if (name.typical) assert.ok(words.includes(`most typical: ${name.typical}`), words);
+    const examples = data.layers[layer].vocabulary.input[expert].slice(0, 3).flatMap((token) => token.contexts);
+    assert.equal(await page.locator(`#card-${expert} .context`).count(), name.mostly ? examples.length : 0, "examples");
+  }
+}
+
+/** What the Importance section says is what it draws. */
+async function importanceSaysWhatItShows(page, data) {
+  const measured = data.layers.some((layer) => layer.importance.knockout);
+  const section = page.locator("#importance-section");
+  const words = await section.innerText();
+  assert.equal(words.includes("when it is switched off"), measured, words);
+  assert.equal(words.includes("was not measured"), !measured, words);
+  assert.equal((await section.locator("#importance .ring").count()) > 0, measured);
+}
+
+/** A loss stands beside the experts that predicted it, by the counts of the predicting positions. */
+async function lossesNameTheirPredictors(page, data) {
+  const layer = data.layers.length - 1;
+  if (layer > 0) await page.locator(`#layer-choice input[value="${layer}"]`).check();
+  const classes = data.classes.map((kind, i) => ({ ...kind, share: data.layers[layer].classes.target[i] }));
+  const [most] = classes.filter((kind) => kind.targets > 0).sort((a, b) => b.loss - a.loss);
+  const row = page.locator("#compute tbody tr").first();
+  const words = await row.innerText();
+  assert.ok(words.includes(most.name) && words.includes(most.targets.toLocaleString("en-US")), words);
+  const expert = Number(await row.locator("[data-expert]").first().getAttribute("data-expert"));
+  assert.equal(most.share[expert], Math.max(...most.share), `expert ${expert} of ${most.share}`);
+}
+
+/** No course is drawn through fewer than three checkpoints. */
+async function saturationIsDrawnFromEnough(page, data) {
+  const earlier = data.saturation?.checkpoints?.length ?? 0;
+  assert.equal(await page.locator("#saturation svg").count(), earlier >= 3 ? 1 : 0);
+  if (earlier > 0) assert.ok((await page.locator("#saturation-finding").innerText()).includes("At step"));
+}
+
 async function factsLeadToEvidence(page, data) {
   assert.equal(await page.locator(".facts li").count(), data.facts.length);
   const at = data.facts.findIndex((fact) => Number.isInteger(fact.layer) && Number.isInteger(fact.expert));
@@ -227,6 +284,8 @@ async function everySectionHasItsFigure(page) {
   const empty = await page.evaluate(() =>
     [...document.querySelectorAll("main > section")]
       .filter((section) => !section.hidden && !section.querySelector("svg, table, #text span, .card, .pairs"))
+      // Of few checkpoints there is a sentence.
+      .filter((section) => !section.querySelector("#saturation-few:not([hidden])"))
       .map((s) => s.id),
   );
   assert.deepEqual(empty, [], "sections without a figure");
@@ -296,6 +355,34 @@ function hostile(data) {
     for (const token of tokens) Object.assign(token, { text: bad, contexts: [[bad, bad, bad]] });
 }
 
+/** Without knockouts, and with two checkpoints only: what a quick look has. */
+function quick(data) {
+  for (const { importance } of data.layers) {
+    delete importance.knockout;
+    delete importance.agreement;
+  }
+  if (data.saturation) data.saturation.checkpoints = data.saturation.checkpoints.slice(0, 1);
+}
+
+/** Every token has all experts: nothing is chosen. */
+function all(data) {
+  data.model.experts_per_token = data.model.experts;
+  const { experts } = data.model;
+  const order = Array.from({ length: experts }, (_, e) => e);
+  for (const text of data.texts) {
+    const pairs = text.tokens.length * data.layers.length;
+    text.experts = Array.from({ length: pairs }, () => order).flat();
+    text.gates = Array.from({ length: pairs * experts }, () => Math.round(100 / experts));
+  }
+  for (const { gate } of data.layers) for (const key of ["close", "margin_mean", "margin_quantiles"]) delete gate[key];
+}
+
+/** One expert for all tokens. */
+function single(data) {
+  data.model.experts = data.model.experts_per_token = 1;
+  data.palette = data.palette.slice(0, 1);
+}
+
 function bare(data) {
   for (const key of ["training", "saturation", "comparisons"]) delete data[key];
   data.facts = [];
@@ -313,6 +400,7 @@ function bare(data) {
   delete layer.importance.agreement;
   delete layer.coactivation;
   layer.labels = layer.labels.map(() => "");
+  layer.names = layer.names.map((name) => ({ ...name, typical: "" }));
   for (const key of ["input", "predicted", "target"]) layer.vocabulary[key] = layer.vocabulary[key].map(() => []);
 }
 
@@ -343,7 +431,7 @@ async function checkReport(browser, file) {
   const data = dataOf(file);
   const megabytes = fs.statSync(file).size / 1e6;
   console.log(
-    `\n${file}: ${megabytes.toFixed(2)} MB, ${data.layers.length} layers, ${data.model.experts} experts, ${data.model.experts_per_token} a token`,
+    `\n${file}: ${megabytes.toFixed(2)} MB, ${data.layers.length} layers, ${data.model.experts} experts, ${data.model.experts_per_token} per token`,
   );
   await check("smaller than 5 MB", () => assert.ok(megabytes < 5));
   for (const view of Object.keys(VIEWS)) {
@@ -380,6 +468,11 @@ async function checkReport(browser, file) {
     ["heatmaps answer pointer and keys", heatmapsSpeakAndChoose],
     ["curves are read step by step", curvesAreReadByKey],
     ["every text is shown whole", textsAreWhole],
+    ["documents are counted and can be chosen", documentsAreCountedAndChosen],
+    ["cards name what an expert mostly serves and what is typical", cardsNameBoth],
+    ["importance says what it shows", importanceSaysWhatItShows],
+    ["losses stand beside the experts that predicted them", lossesNameTheirPredictors],
+    ["saturation is drawn from enough checkpoints", saturationIsDrawnFromEnough],
     ["facts lead to their evidence", factsLeadToEvidence],
     ["the theme turns and stays", themeTurnsAndStays],
   ])
@@ -390,12 +483,17 @@ async function checkReport(browser, file) {
   for (const [title, change] of [
     ["hostile", hostile],
     ["bare", bare],
+    ["quick", quick],
+    ["all-experts", all],
+    ["single-expert", single],
     ["dense", dense],
   ]) {
     await check(`a ${title} variant opens without a fault`, async () => {
       const opened = await open(browser, variant(file, `${name}-${title}`, change), "light");
       assert.equal(await opened.page.locator("img").count(), 0, "text became an element");
-      if (title !== "dense") await opened.page.locator("#text-key [data-expert]").first().click();
+      if (title === "quick") await importanceSaysWhatItShows(opened.page, dataOf(variant(file, `${name}-${title}`, change)));
+      if (title === "all-experts") assert.equal(await opened.page.locator("#load-section").isVisible(), false);
+      if (!["dense", "single-expert"].includes(title)) await opened.page.locator("#text-key [data-expert]").first().click();
       await everySectionHasItsFigure(opened.page);
       await noOverflow(opened.page);
       await opened.page.screenshot({ path: path.join(screenshots, `${name}-${title}.png`), fullPage: true });

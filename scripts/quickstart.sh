@@ -8,18 +8,23 @@ cd "$(dirname "$0")/.."
 run=runs/quickstart
 arguments=("$@")
 for ((i = 0; i < ${#arguments[@]}; i++)); do
-    [[ ${arguments[i]} == --run ]] && run=${arguments[i + 1]}
+    case ${arguments[i]} in
+        --run) run=${arguments[i + 1]} ;;
+        --run=*) run=${arguments[i]#--run=} ;;
+    esac
 done
 
-cargo build --release --quiet
-tinymoe=target/release/tinymoe
-"$tinymoe" train configs/quickstart.toml "$@"
+# Not quietly: the first build takes minutes.
+cargo build --release
+# Through cargo, which knows where it put the program.
+tinymoe() { cargo run --release --quiet -- "$@"; }
+tinymoe train configs/quickstart.toml "$@"
 echo
 echo "== tinymoe sample $run =="
-"$tinymoe" sample "$run" --prompt "So what did you" --tokens 150 --routing-log "$run/routing.jsonl"
+tinymoe sample "$run" --prompt "So what did you" --tokens 150 --routing-log "$run/routing.jsonl"
 echo
 echo "== the first two tokens of $run/routing.jsonl =="
 sed -n '2,3p' "$run/routing.jsonl"
 echo
 echo "== tinymoe inspect $run =="
-"$tinymoe" inspect "$run" --out "$run/report"
+tinymoe inspect "$run" --out "$run/report"

@@ -12,7 +12,7 @@ use crate::ops::matmul::{Mat, MatMut, Store, matmul};
 use crate::ops::pool;
 use crate::optim::{Optimizer, gradient_norm};
 use crate::random::Stream;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -100,7 +100,9 @@ fn train(config: &Config, model: &Transformer, peak_gflop_per_s: f64) -> Result<
         output.loss.root.backward()?;
         let updating = Instant::now();
         let norm = gradient_norm(&model.parameters);
-        optimizer.step(&model.parameters, config.optimizer.learning_rate, norm);
+        if !optimizer.step(&model.parameters, config.optimizer.learning_rate, norm) {
+            bail!("the weights are no longer finite after {step} steps; lower optimizer.learning_rate");
+        }
         optimizer_time += updating.elapsed();
         if step >= WARMUP_STEPS {
             step_times.push(started.elapsed());

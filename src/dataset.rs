@@ -4,10 +4,12 @@ use crate::random::Stream;
 use crate::tokenizer::Tokenizer;
 use crate::transcript::Document;
 use anyhow::{Context, Result};
+use serde::Serialize;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::ops::Range;
+use std::ops::{AddAssign, Range};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -147,6 +149,69 @@ pub struct Tokens<I = Vec<u32>> {
     pub bytes: usize,
     /// For each text in order, where its tokens are and the index of its domain.
     pub texts: Vec<(Range<usize>, usize)>,
+    pub unknown: Unknown,
+    /// Bytes that the first token stands for.
+    pub first_bytes: usize,
+}
+
+/// Tokens that do not tell which character they stand for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unknown {
+    pub tokens: usize,
+    /// What they stand for, and how often.
+    pub characters: BTreeMap<char, usize>,
+}
+
+/// Characters that a description names.
+const NAMED_CHARACTERS: usize = 8;
+
+impl Unknown {
+    /// Bytes that they stand for.
+    pub fn bytes(&self) -> usize {
+        self.characters.iter().map(|(character, count)| character.len_utf8() * count).sum()
+    }
+
+    /// The most frequent characters in words: "α 120, β 80 and 12 more".
+    pub fn names(&self) -> String {
+        let mut frequent: Vec<_> = self.characters.iter().collect();
+        frequent.sort_by_key(|&(&character, &count)| (std::cmp::Reverse(count), character));
+        let more = frequent.len().saturating_sub(NAMED_CHARACTERS);
+        let named = frequent.into_iter().take(NAMED_CHARACTERS);
+        let named: Vec<_> = named.map(|(character, count)| format!("{} {count}", character.escape_debug())).collect();
+        named.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
+    }
+
+    fn add(&mut self, text: &str, ids: &[u32], tokenizer: &Tokenizer) {
+        let Some(unknown) = tokenizer.unknown().filter(|unknown| ids.contains(unknown)) else { return };
+        self.tokens += ids.iter().filter(|&&id| id == unknown).count();
+        for character in tokenizer.unknown_characters(text, ids) {
+            *self.characters.entry(character).or_default() += 1;
+        }
+    }
+}
+
+/// What the predicted tokens of a text stand for: what turns their loss into bits per byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    pub tokens: usize,
+    pub bytes: usize,
+    /// Of these, tokens that do not tell which character they stand for, and the bytes of those characters.
+    pub unknown_tokens: usize,
+    pub unknown_bytes: usize,
+}
+
+impl Coverage {
+    /// Bits per byte of a mean cross-entropy in nats per token. An unknown token is not the text that it stands for:
+    /// whoever wants the text back needs its bytes too, at 8 bits each, and these are counted.
+    pub fn bits_per_byte(&self, loss: f64) -> f64 {
+        let predicted = loss * self.tokens as f64 / std::f64::consts::LN_2;
+        (predicted + 8.0 * self.unknown_bytes as f64) / self.bytes.max(1) as f64
+    }
+
+    /// Share of the tokens that are unknown.
+    pub fn unknown_share(&self) -> f64 {
+        self.unknown_tokens as f64 / self.tokens.max(1) as f64
+    }
 }
 
 impl Tokens {
@@ -164,7 +229,12 @@ impl<I: IdArray> Tokens<I> {
     /// Appends a text.
     pub fn push(&mut self, part: &Part, tokenizer: &Tokenizer) -> Result<()> {
         let start = self.ids.len();
-        self.ids.append(&tokenizer.encode(part.text)?)?;
+        let ids = tokenizer.encode(part.text)?;
+        self.unknown.add(part.text, &ids, tokenizer);
+        if start == 0 {
+            self.first_bytes = bytes_of_first(part.text, &ids, tokenizer);
+        }
+        self.ids.append(&ids)?;
         self.ids.append(tokenizer.end_of_text().as_slice())?;
         self.bytes += part.text.len() + usize::from(tokenizer.end_of_text().is_some());
         let domain = self.domains.iter().position(|domain| domain == part.domain).unwrap_or_else(|| {
@@ -184,10 +254,17 @@ impl<I: IdArray> Tokens<I> {
         }
     }
 
-    /// Bytes that all tokens but the first stand for: what a model that starts with the first one predicts.
-    pub fn predicted_bytes(&self, tokenizer: &Tokenizer) -> usize {
+    /// Of all tokens but the first: what a model that starts with the first one predicts.
+    pub fn predicted(&self, tokenizer: &Tokenizer) -> Coverage {
         let first = self.ids.read(0..self.ids.len().min(1)).unwrap_or_default();
-        self.bytes.saturating_sub(first.first().map_or(0, |&id| tokenizer.token_bytes(id).len()))
+        let starts_unknown = first.first().copied().is_some_and(|id| Some(id) == tokenizer.unknown());
+        let unknown_first = if starts_unknown { self.first_bytes } else { 0 };
+        Coverage {
+            tokens: self.ids.len().saturating_sub(1),
+            bytes: self.bytes.saturating_sub(self.first_bytes),
+            unknown_tokens: self.unknown.tokens - usize::from(starts_unknown),
+            unknown_bytes: self.unknown.bytes().saturating_sub(unknown_first),
+        }
     }
 
     /// The domain of the token at `position`.
@@ -201,6 +278,26 @@ impl<I: IdArray> Tokens<I> {
     pub fn windows(&self, time: usize) -> impl Iterator<Item = Range<usize>> {
         let end = self.ids.len().saturating_sub(1);
         (0..end).step_by(time).map(move |start| start..end.min(start + time))
+    }
+}
+
+impl AddAssign for Coverage {
+    fn add_assign(&mut self, other: Self) {
+        self.tokens += other.tokens;
+        self.bytes += other.bytes;
+        self.unknown_tokens += other.unknown_tokens;
+        self.unknown_bytes += other.unknown_bytes;
+    }
+}
+
+/// Bytes of `text` that its first token stands for; an end of text counts as one.
+fn bytes_of_first(text: &str, ids: &[u32], tokenizer: &Tokenizer) -> usize {
+    match ids.first() {
+        None => usize::from(tokenizer.end_of_text().is_some()),
+        Some(&id) if Some(id) == tokenizer.unknown() => {
+            tokenizer.unknown_characters(text, &ids[..1]).first().map_or(0, |character| character.len_utf8())
+        }
+        Some(&id) => tokenizer.token_bytes(id).len(),
     }
 }
 
@@ -348,6 +445,26 @@ mod tests {
         assert!((800..1200).contains(&fives) && (800..1200).contains(&sixes), "{fives} and {sixes}");
         assert!(inputs == corrupted(0.2, 3) && inputs != corrupted(0.2, 4));
         assert_eq!(count(&corrupted(0.0, 3), 0), 10_000);
+    }
+
+    #[test]
+    fn unknown_characters_are_counted_and_their_bytes_cost_eight_bits_each() {
+        let kind = crate::config::TokenizerKind::Chars;
+        let config = crate::config::TokenizerConfig { kind, vocab_size: 0, path: String::new() };
+        let tokenizer = Tokenizer::from_config(&config, &["ab\n"]).unwrap();
+        let parts = [Part { domain: "d", text: "aλbλ\n" }, Part { domain: "d", text: "😀\n" }];
+        let tokens = Tokens::<Vec<u32>>::encode(&parts, &tokenizer).unwrap();
+        assert_eq!((tokens.unknown.tokens, tokens.unknown.names().as_str()), (3, "λ 2, 😀 1"));
+        // Nine tokens, two of them ends of text; the first "a" is given.
+        let predicted = tokens.predicted(&tokenizer);
+        assert_eq!(predicted, Coverage { tokens: 8, bytes: 13, unknown_tokens: 3, unknown_bytes: 8 });
+        // A model that is always sure and right pays for the bytes all the same.
+        assert_eq!(predicted.bits_per_byte(0.0), 8.0 * 8.0 / 13.0);
+        let one_bit = std::f64::consts::LN_2;
+        assert!((predicted.bits_per_byte(one_bit) - (8.0 + 64.0) / 13.0).abs() < 1e-12);
+        // An unknown token at the start is given as well.
+        let tokens = Tokens::<Vec<u32>>::encode(&[Part { domain: "d", text: "λab" }], &tokenizer).unwrap();
+        assert_eq!(tokens.predicted(&tokenizer), Coverage { tokens: 3, bytes: 3, ..Coverage::default() });
     }
 
     #[test]

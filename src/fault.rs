@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `kill=N` | SIGKILL right before the N-th (from 1) system call that changes a run's files |
 //! | `nan=BATCH` | the gradient of micro-batch BATCH (from 0) holds NaN whenever it is computed |
+//! | `update=BATCH` | the update of the step that micro-batch BATCH belongs to makes a weight NaN |
 //! | `flip=BATCH:TIMES` | a bit of that gradient flips, another one each time, the first TIMES times |
 //!
 //! Without the variable each place of a fault costs one comparison.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,13 +18,14 @@ enum Fault {
     None,
     Kill { call: u64 },
     NaN { batch: u64 },
+    Update { batch: u64 },
     Flip { batch: u64, times: u64 },
 }
 
 static FAULT: LazyLock<Fault> = LazyLock::new(|| {
     let Some(value) = std::env::var_os("TINYMOE_FAULT") else { return Fault::None };
     parse(&value.to_string_lossy()).unwrap_or_else(|| {
-        eprintln!("warning: TINYMOE_FAULT={} is not understood", value.display());
+        log::warn!("TINYMOE_FAULT={} is not understood", value.display());
         Fault::None
     })
 });
@@ -35,6 +38,7 @@ fn parse(value: &str) -> Option<Fault> {
     Some(match kind {
         "kill" => Fault::Kill { call: rest.parse().ok()? },
         "nan" => Fault::NaN { batch: rest.parse().ok()? },
+        "update" => Fault::Update { batch: rest.parse().ok()? },
         "flip" => {
             let (batch, times) = rest.split_once(':')?;
             Fault::Flip { batch: batch.parse().ok()?, times: times.parse().ok()? }
@@ -68,6 +72,15 @@ pub fn gradient(batch: u64, gradients: &mut [f32]) {
     }
 }
 
+/// Stands between the check of a step's gradient and its update; `batches` are those that the gradient is of.
+pub fn update(batches: Range<u64>, gradients: &mut [f32]) {
+    if let Fault::Update { batch } = *FAULT
+        && batches.contains(&batch)
+    {
+        gradients[0] = f32::NAN;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +89,7 @@ mod tests {
     fn faults_are_read_from_their_names() {
         assert_eq!(parse("kill=3"), Some(Fault::Kill { call: 3 }));
         assert_eq!(parse("nan=0"), Some(Fault::NaN { batch: 0 }));
+        assert_eq!(parse("update=2"), Some(Fault::Update { batch: 2 }));
         assert_eq!(parse("flip=7:1"), Some(Fault::Flip { batch: 7, times: 1 }));
         assert_eq!(["kill", "kill=x", "flip=1", "other=1", ""].map(parse), [None; 5]);
     }

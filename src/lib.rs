@@ -32,7 +32,7 @@
 //! | L | layers | `model.num_hidden_layers` |
 //! | V | vocabulary | `tokenizer.vocab_size` |
 
-// Kernels alone may, and each use says why it is sound.
+// Kernels may, and the one question to the system about signals; each use says why it is sound.
 #![deny(unsafe_code, clippy::undocumented_unsafe_blocks)]
 // Shape suffixes are capital letters: `x_ND` says more than `x_nd`.
 #![allow(non_snake_case)]
@@ -52,6 +52,7 @@ pub mod optim;
 pub mod random;
 pub mod routing;
 pub mod sample;
+pub mod terminal;
 pub mod tokenizer;
 pub mod train;
 pub mod transcript;

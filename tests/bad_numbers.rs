@@ -6,6 +6,8 @@ mod common;
 use common::run::{EVERY_STEP, Outcome, assert_same, outcome, train};
 use common::{Output, Workspace};
 use serde_json::Value;
+use std::fs;
+use std::process::Command;
 
 /// The state in a run's last checkpoint.
 fn state(workspace: &Workspace, run: &str) -> Value {
@@ -65,11 +67,11 @@ fn a_gradient_that_is_not_finite_ends_the_run_with_a_diagnosis() {
 #[test]
 fn activations_that_overflow_are_traced_to_their_layer() {
     let workspace = Workspace::new();
-    let settings = "optimizer.max_grad_norm=0 optimizer.warmup_steps=0 optimizer.learning_rate=1e300";
+    let settings = "optimizer.max_grad_norm=0 optimizer.warmup_steps=0 optimizer.learning_rate=1e18";
     workspace.refuses(
         &train("r", settings),
         3,
-        &["first bad numbers: micro-batch 1: the residual stream after the embedding, "],
+        &["first bad numbers: micro-batch 1: the residual stream after layer 0's "],
     );
     // Weights of that size stay bad with every batch, so that skipping comes to an end.
     let skipping = format!("{} --set train.on_bad_numbers=skip", train("s", settings));
@@ -108,6 +110,98 @@ fn a_rewind_goes_back_to_the_last_checkpoint_that_was_due_and_past_the_batches_s
         assert_eq!((&entry["step"], &entry["batches"]), (&Value::from(step), &Value::from(batches)), "{name}");
         assert_eq!(state["step"], 10);
     }
+}
+
+#[test]
+fn weights_that_an_update_makes_bad_end_the_run_unsaved_and_every_policy_goes_on() {
+    let workspace = Workspace::new();
+    // Step 6 in steps of one batch; the last checkpoint before it is that of step 4.
+    let settings = "train.keep_checkpoints=100 train.max_steps=10 train.eval_interval=4";
+    let stopped = workspace.with_fault("update=5", &train("stop", settings));
+    stopped.assert_refusal(
+        "an update that gives NaN",
+        3,
+        &[
+            "training diverged in step 6: loss ",
+            "after the update not all numbers are finite: model.embed_tokens.weight, 1 of ",
+            "what it did to the weights is not saved",
+            "micro-batch 5: sequences from training tokens ",
+            "the last checkpoint in stop is sound",
+            "--resume and --set train.on_bad_numbers=skip or =rewind",
+        ],
+    );
+    assert!(!stopped.stderr.contains("first bad numbers"), "{}", stopped.stderr);
+    assert_eq!(state(&workspace, "stop")["step"], 4);
+    workspace.succeeds("eval stop");
+    for (policy, batches) in [("skip", 1), ("rewind", 2)] {
+        // As if the gradient had shown it, before anything moved.
+        let settings = format!("{settings} train.on_bad_numbers={policy}");
+        assert_succeeded(&workspace.with_fault("nan=5", &train(&format!("before-{policy}"), &settings)));
+        let expected = outcome(&workspace, &format!("before-{policy}"));
+        let mut found = trained_whole_and_in_parts(&workspace, policy, "update=5", &settings, 10);
+        assert_eq!(found.metrics, expected.metrics);
+        for (name, bytes) in &expected.checkpoints {
+            if !name.ends_with("trainer_state.json") && !name.ends_with("MANIFEST.json") {
+                assert!(found.checkpoints.get_mut(name) == Some(&mut bytes.clone()), "{policy}: {name}");
+            }
+        }
+        let entry = &state(&workspace, &format!("{policy}-whole"))["skipped"][0];
+        assert_eq!((&entry["step"], &entry["batches"]), (&Value::from(6), &Value::from(batches)), "{policy}");
+        // A run that stopped goes on to the same weights.
+        fs::remove_dir_all(workspace.path("again")).ok();
+        let copied = Command::new("cp").args(["-r", "stop", "again"]).current_dir(workspace.path("")).status();
+        assert!(copied.unwrap().success());
+        assert_succeeded(&workspace.with_fault("update=5", &format!("{} --resume", train("again", &settings))));
+        let last = "step-000010/model.safetensors";
+        assert!(outcome(&workspace, "again").checkpoints[last] == found.checkpoints[last], "{policy}: resumed");
+    }
+}
+
+#[test]
+fn a_validation_loss_that_is_not_finite_is_treated_as_the_configuration_says() {
+    let workspace = Workspace::new();
+    // Weights of that size are finite, and what comes of them is not.
+    let settings = "optimizer.max_grad_norm=0 optimizer.warmup_steps=0 optimizer.learning_rate=1e18 \
+                    train.eval_interval=1";
+    workspace.refuses(&train("stop", settings), 3, &["step 1: validation loss ", "is not saved", "no checkpoint yet"]);
+    for policy in ["skip", "rewind"] {
+        let command = format!("{} --set train.on_bad_numbers={policy}", train(policy, settings));
+        let given_up = workspace.tinymoe(&command);
+        assert_eq!(given_up.code, 3, "{policy}: {}", given_up.stderr);
+        assert_eq!(given_up.stderr.matches("back to step 0").count(), 10, "{policy}: {}", given_up.stderr);
+        assert!(given_up.stderr.contains("once more after 10 setbacks"), "{policy}: {}", given_up.stderr);
+        assert!(!workspace.path(policy).join("checkpoints/latest").exists(), "{policy}");
+    }
+}
+
+#[test]
+fn settings_that_overflow_f32_are_refused_before_training() {
+    let workspace = Workspace::new();
+    let biases = "router.scoring_func=sigmoid router.balance=bias router.bias_update_rate=1e300";
+    for (settings, key) in [
+        (biases, "router.bias_update_rate"),
+        ("optimizer.learning_rate=1e180", "optimizer.learning_rate"),
+        ("optimizer.epsilon=1e-60", "optimizer.epsilon"),
+        ("model.rms_norm_eps=1e200", "model.rms_norm_eps"),
+    ] {
+        workspace.refuses(&train("r", settings), 2, &[&format!("{key} = "), "f32"]);
+        assert!(!workspace.path("r").exists());
+    }
+}
+
+#[test]
+fn idle_experts_and_tiny_gradients_leave_muon_finite() {
+    let workspace = Workspace::new();
+    // One expert of 16 serves each token and nothing balances them: most lie idle until their momentum is gone.
+    let idle = "optimizer.kind=muon model.num_experts=16 model.num_experts_per_tok=1 router.norm_topk_prob=false \
+                router.balance=none train.max_steps=2500 train.eval_interval=500 train.checkpoint_interval=500 \
+                train.log_interval=100 train.sample_tokens=0 train.batch_size=1";
+    workspace.succeeds(&train("idle", idle));
+    // Initial weights so small that the first gradients' squares vanish in f32.
+    let tiny = "optimizer.kind=muon model.initializer_range=1e-6 optimizer.max_grad_norm=0.001 \
+                optimizer.muon_momentum=0 model.qk_norm=false";
+    workspace.succeeds(&train("tiny", tiny));
+    workspace.succeeds(&train("tinier", &format!("{tiny} model.initializer_range=1e-12")));
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! The transcripts that come with the program: what they promise, and that the quickstart can train on them.
 
+mod common;
+
+use common::{Output, Workspace, output};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use tinymoe::transcript::{Document, ReadOptions, read_sources};
 
 const SPEAKERS: ReadOptions = ReadOptions::DEFAULT;
@@ -76,15 +78,20 @@ fn every_domain_is_a_conversation() {
 
 #[test]
 fn every_shipped_configuration_for_this_data_prepares_on_it() {
+    // Not in the repository, where a user's runs may be.
+    let workspace = Workspace::new();
+    for file in files_below(&root().join("data")) {
+        let copy = workspace.path(file.strip_prefix(root()).unwrap().to_str().unwrap());
+        fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        fs::copy(file, copy).unwrap();
+    }
     for config in files_below(&root().join("configs")) {
         // Others name a text that is not included.
         if fs::read_to_string(&config).unwrap().contains(".txt\"]") {
             continue;
         }
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tinymoe"));
-        let output = command.current_dir(root()).arg("train").arg(&config).arg("--dry-run").output().unwrap();
-        let stdout = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success(), "{}: {}", config.display(), String::from_utf8_lossy(&output.stderr));
+        let Output { code, stdout, stderr } = output(workspace.command().arg("train").arg(&config).arg("--dry-run"));
+        assert_eq!(code, 0, "{}: {stderr}", config.display());
         assert!(stdout.contains("parameters") && stdout.contains("n-gram baseline: "), "{stdout}");
     }
 }

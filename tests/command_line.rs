@@ -270,7 +270,7 @@ fn a_run_is_never_overwritten_and_only_resumed_as_it_was() {
 fn a_run_that_diverges_exits_with_3_and_keeps_a_sound_checkpoint() {
     let workspace = Workspace::new();
     let settings = "--set optimizer.max_grad_norm=0 --set optimizer.warmup_steps=0 --set train.eval_interval=1";
-    for (number, learning_rate) in ["1e6", "1e15", "1e30", "1e38", "1e300"].iter().enumerate() {
+    for (number, learning_rate) in ["1e6", "1e15", "1e30", "1e38"].iter().enumerate() {
         let run = format!("r{number}");
         let train = format!("train tiny.toml --run {run} {settings} --set optimizer.learning_rate={learning_rate}");
         workspace.refuses(&train, 3, &["training diverged in step", "optimizer.learning_rate"]);

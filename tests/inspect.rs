@@ -59,17 +59,21 @@ fn the_report_as_json_agrees_with_eval_and_its_shares_add_up() {
 #[test]
 fn the_summary_is_a_screen_in_plain_words() {
     let workspace = Workspace::trained();
-    for arguments in ["inspect r", "inspect r --knockout", "inspect r --color always"] {
+    for arguments in ["inspect r --no-knockout", "inspect r --knockout", "inspect r", "inspect r --color always"] {
         let text = workspace.succeeds(arguments).stdout;
-        assert!(text.contains("2 MoE layers, 2 of 4 experts for each token"), "{text}");
+        assert!(text.contains("2 MoE layers, 2 of 4 experts per token"), "{text}");
         assert!(text.contains("Most notable") && text.contains("1. "), "{text}");
         assert!(text.lines().count() < 50, "{text}");
         assert!(text.contains('\x1b') == arguments.contains("always"));
         if !arguments.contains("always") {
             assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
         }
-        assert_eq!(text.contains("Without an expert"), arguments.contains("knockout"), "{text}");
+        // Of a text so short they are measured unasked.
+        assert_eq!(text.contains("Without an expert"), !arguments.contains("no-knockout"), "{text}");
     }
+    workspace.refuses("inspect r --knockout --no-knockout", 2, &["--no-knockout"]);
+    let report = json(&workspace.succeeds("inspect r --json --no-knockout").stdout);
+    assert!(report["layers"][0]["importance"].get("knockout").is_none());
 }
 
 #[test]
@@ -203,4 +207,179 @@ fn dense_models_and_single_choices_and_lone_checkpoints_are_inspected_too() {
     workspace.refuses("inspect alone", 2, &["--data"]);
     let report = json(&workspace.succeeds("inspect alone --json --data talk.txt").stdout);
     assert!(report.get("training").is_none() && report.get("saturation").is_none());
+}
+
+fn last_line(workspace: &Workspace, run: &str, split: &str) -> Value {
+    let metrics = workspace.read(&format!("{run}/metrics.jsonl"));
+    metrics.lines().rev().map(json).find(|line| line["split"] == split).unwrap()
+}
+
+/// A tokenizer.json that knows a few letters and has one token for all others.
+const FEW_LETTERS: &str = r#"{"model": {"type": "BPE", "unk_token": "<unk>", "merges": [], "vocab":
+    {"<unk>": 0, "a": 1, "t": 2, " ": 3, "\n": 4, "e": 5}}, "decoder": {"type": "Fuse"}}"#;
+
+#[test]
+fn characters_that_a_tokenizer_does_not_know_are_counted_named_and_paid_for() {
+    let workspace = Workspace::new();
+    // The validation split, the last tenth, has letters that the training split does not.
+    let (english, greek) = ("the cat sat on a red mat\n".repeat(60), "ο γάτος and the cat\n".repeat(6));
+    workspace.write("mixed.txt", english + &greek);
+    workspace.write("few.json", FEW_LETTERS);
+    for (run, settings) in
+        [("chars", "--set tokenizer.kind=chars"), ("few", "--set tokenizer.kind=file --set tokenizer.path=few.json")]
+    {
+        let arguments = format!("tiny.toml --set data.sources=[\"mixed.txt\"] --set train.max_steps=40 {settings}");
+        let training = workspace.succeeds(&format!("train {arguments} --run {run}"));
+        assert!(
+            training.stderr.contains("unknown characters: ") && training.stderr.contains("γ 6"),
+            "{}",
+            training.stderr
+        );
+        assert!(workspace.succeeds(&format!("train {arguments} --dry-run")).stdout.contains("γ 6"));
+
+        let evaluation = json(&workspace.succeeds(&format!("eval {run} --json")).stdout);
+        let of = |key: &str| evaluation[key].as_f64().unwrap_or_else(|| panic!("no {key}: {evaluation}"));
+        assert!(of("unknown_tokens") >= 35.0 && of("unknown_bytes") >= 70.0, "{evaluation}");
+        assert!((of("unknown_share") - of("unknown_tokens") / of("tokens")).abs() < 1e-12);
+        // The loss is the cross-entropy; the bytes of unknown characters are paid for besides.
+        let bits = of("loss") * of("tokens") / std::f64::consts::LN_2 + 8.0 * of("unknown_bytes");
+        assert!((of("bits_per_byte") - bits / of("bytes")).abs() < 1e-9, "{evaluation}");
+        assert!(of("bits_per_byte") > of("ngram_bits_per_byte"), "{evaluation}");
+        let line = last_line(&workspace, run, "val");
+        assert_eq!(
+            (&line["unknown_share"], &line["bits_per_byte"]),
+            (&evaluation["unknown_share"], &evaluation["bits_per_byte"])
+        );
+        let shown = workspace.succeeds(&format!("eval {run}")).stdout;
+        assert!(shown.contains("does not know: ") && shown.contains("γ 6"), "{shown}");
+
+        let report = json(&workspace.succeeds(&format!("inspect {run} --json")).stdout);
+        for key in ["bits_per_byte", "unknown_tokens", "unknown_share"] {
+            assert_eq!(report["text"][key], evaluation[key], "{key}");
+        }
+        let shown = workspace.succeeds(&format!("inspect {run}")).stdout;
+        assert!(shown.contains("γ 6") && shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
+    }
+    // Of the training split, too: its letters are unknown to the second, and a step's bits pay for them.
+    let line = last_line(&workspace, "few", "train");
+    assert!(line["unknown_share"].as_f64().unwrap() > 0.2 && line["bits_per_byte"].as_f64().unwrap() > 3.0, "{line}");
+    assert!(last_line(&workspace, "chars", "train").get("unknown_share").is_none());
+    // A tokenizer that knows all bytes has nothing to say of it.
+    workspace.succeeds("train tiny.toml --run bytes --set data.sources=[\"mixed.txt\"]");
+    assert!(last_line(&workspace, "bytes", "val").get("unknown_share").is_none());
+    assert!(!workspace.succeeds("eval bytes").stdout.contains("unknown"));
+}
+
+#[test]
+fn dropped_choices_are_in_the_metrics_and_many_are_warned_of() {
+    let workspace = Workspace::new();
+    let training = workspace.succeeds("train tiny.toml --run tight --set router.capacity_factor=0.25");
+    // An expert takes a quarter of an even share at most.
+    let share = last_line(&workspace, "tight", "train")["dropped_share"].as_f64().unwrap();
+    assert!((0.75..1.0).contains(&share), "{share}");
+    assert!(
+        training.stderr.contains("of the choices were dropped")
+            && training.stderr.contains("router.capacity_factor = 0.25")
+    );
+    let report = json(&workspace.succeeds("inspect tight --json").stdout);
+    assert_eq!(numbers(&report["training"]["train"]["dropped_share"]).last(), Some(&share));
+    assert!(workspace.succeeds("inspect tight").stdout.contains("in training "));
+    // Room for all: nothing is dropped, and nothing is said.
+    let training = workspace.succeeds("train tiny.toml --run wide --set router.capacity_factor=4.0");
+    assert_eq!(last_line(&workspace, "wide", "train")["dropped_share"], json("0.0"));
+    assert!(!training.stderr.contains("dropped because"), "{}", training.stderr);
+    workspace.succeeds("train tiny.toml --run dropless");
+    assert!(last_line(&workspace, "dropless", "train").get("dropped_share").is_none());
+}
+
+#[test]
+fn shorter_windows_than_the_models_are_evaluated_and_inspected_alike() {
+    let workspace = Workspace::trained();
+    let eval = |context: &str| json(&workspace.succeeds(&format!("eval r --json {context}")).stdout);
+    let (default, whole, short) = (eval(""), eval("--context 16"), eval("--context 5"));
+    assert_eq!(default, whole);
+    assert_eq!((&short["context"], &short["tokens"]), (&json("5"), &default["tokens"]));
+    assert_ne!(short["loss"], default["loss"]);
+    let report = json(&workspace.succeeds("inspect r --json --context 5 --knockout").stdout);
+    assert!((report["text"]["loss"].as_f64().unwrap() - short["loss"].as_f64().unwrap()).abs() < 1e-9);
+    assert_eq!((&report["text"]["context"], &report["model"]["context"]), (&json("5"), &json("16")));
+    for command in ["eval r --context 17", "inspect r --context 0"] {
+        workspace.refuses(command, 2, &["--context", "16"]);
+    }
+}
+
+#[test]
+fn losses_stand_beside_the_experts_that_predicted_them_and_experts_are_named_by_what_they_serve() {
+    let workspace = Workspace::trained();
+    let report = json(&workspace.succeeds("inspect r --json --no-knockout").stdout);
+    let text = workspace.succeeds("inspect r --no-knockout").stdout;
+    let tokens = report["text"]["tokens"].as_f64().unwrap();
+    for (index, class) in array(&report["classes"]).iter().enumerate().filter(|(_, class)| !class["loss"].is_null()) {
+        let name = class["name"].as_str().unwrap();
+        let starts = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with("  "));
+        let line = text.lines().find(starts).unwrap_or_else(|| panic!("no {name} in {text}"));
+        // Tokens, loss and experts are all those of the positions that predict the kind.
+        let share = format!("{:.1}%", 100.0 * class["targets"].as_f64().unwrap() / tokens);
+        let first = numbers(&report["layers"][0]["classes"]["target"][index]);
+        let (best, most) = first.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap();
+        assert!(line.contains(&share) && line.contains(&format!("0:{best} {:.0}%", 100.0 * most)), "{line}");
+    }
+    let served = |layer: &Value, expert: usize| {
+        let of = |(class, row): (&Value, &Value)| class["tokens"].as_f64().unwrap() * numbers(row)[expert];
+        array(&report["classes"]).iter().zip(array(&layer["classes"]["input"])).map(of).collect::<Vec<f64>>()
+    };
+    for layer in array(&report["layers"]) {
+        for (expert, name) in array(&layer["names"]).iter().enumerate() {
+            let (served, share) = (served(layer, expert), name["mostly_share"].as_f64().unwrap());
+            let most = served.iter().copied().fold(0.0, f64::max);
+            assert!((share - most / served.iter().sum::<f64>()).abs() < 1e-9, "{name} of {served:?}");
+            let class = served.iter().position(|&count| count == most).unwrap();
+            assert_eq!(name["mostly"], report["classes"][class]["name"]);
+            assert!(text.contains(&format!("{} {:.0}%", name["mostly"].as_str().unwrap(), 100.0 * share)), "{text}");
+        }
+    }
+    let bits = report["significance"]["bits"].as_f64().unwrap();
+    let tests = report["significance"]["tests"].as_f64().unwrap();
+    assert!((bits - (tests / 0.01).log2()).abs() < 1e-9 && tests > 50.0);
+    assert!(array(&report["facts"]).iter().all(|fact| fact["evidence"].as_f64().unwrap() >= bits), "{report}");
+}
+
+#[test]
+fn where_every_token_has_all_experts_nothing_is_said_of_choices() {
+    let workspace = Workspace::new();
+    workspace.succeeds("train tiny.toml --run all --set model.num_experts_per_tok=4");
+    workspace.succeeds("train tiny.toml --run single --set model.num_experts=1 --set model.num_experts_per_tok=1");
+    let report = json(&workspace.succeeds("inspect all --json").stdout);
+    for layer in array(&report["layers"]) {
+        for key in ["close", "margin_mean", "margin_quantiles"] {
+            assert!(layer["gate"].get(key).is_none(), "{key}");
+        }
+        assert!(layer["domains"]["explained"].is_null() && layer["classes"]["explained"].is_null());
+        assert!(array(&layer["labels"]).iter().all(|label| label == ""), "{}", layer["labels"]);
+    }
+    let of_choices =
+        |fact: &Value| ["class", "token", "domain", "load"].iter().any(|measure| fact["measure"] == *measure);
+    assert!(!array(&report["facts"]).iter().any(of_choices), "{}", report["facts"]);
+    let text = workspace.succeeds("inspect all").stdout;
+    for absent in ["busiest", "close", "100%", "The experts: "] {
+        assert!(!text.contains(absent), "{absent} in {text}");
+    }
+    assert!(text.contains("effective experts") && text.contains("Where the loss is"), "{text}");
+    let text = workspace.succeeds("inspect single").stdout;
+    assert!(text.contains("only expert") && !text.contains("effective experts"), "{text}");
+    workspace.succeeds("inspect single --json --out p");
+}
+
+#[test]
+fn every_document_of_a_text_can_be_looked_at() {
+    let workspace = Workspace::trained();
+    for name in ["a.txt", "b.txt", "c.txt"] {
+        workspace.write(name, format!("{name}: the cat sat on a red mat\n").repeat(9));
+    }
+    let report = json(&workspace.succeeds("inspect r --json --data a.txt --data b.txt=x --data c.txt").stdout);
+    assert_eq!(report["text"]["documents"], json("3"));
+    let texts = array(&report["texts"]);
+    let names: Vec<_> = texts.iter().map(|text| text["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a.txt", "b.txt", "c.txt"]);
+    assert_eq!(texts[1]["document_tokens"].as_u64().unwrap() as usize, array(&texts[1]["tokens"]).len());
 }

@@ -4,6 +4,7 @@ use super::Global;
 use crate::bench::{Report, matmul_peak, run as run_workload};
 use crate::config;
 use crate::ops::{pool, simd};
+use crate::terminal;
 use crate::train::prepare::grouped;
 use anyhow::Result;
 use clap::Args;
@@ -68,7 +69,8 @@ fn print(report: &Report, peak: f64) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(
         out,
-        "{name}: {} parameters, {} active; {} tokens a step; {} threads, {} kernels",
+        "{}: {} parameters, {} active; {} tokens per step; {} threads, {} kernels",
+        terminal::line(name),
         grouped(report.parameters),
         grouped(report.active_parameters),
         grouped(report.tokens_per_step),
@@ -77,7 +79,7 @@ fn print(report: &Report, peak: f64) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "  training  {:>9} tokens/s   {:.2} ms a step, {:.1} GFLOP/s, {:.0}% of the matmul peak of {peak:.1}",
+        "  training  {:>9} tokens/s   {:.2} ms per step, {:.1} GFLOP/s, {:.0}% of the matmul peak of {peak:.1}",
         grouped(training.tokens_per_s as usize),
         training.ms_per_step,
         training.gflop_per_s,

@@ -3,10 +3,11 @@
 use super::{Global, Trained};
 use crate::baseline::ngram_baseline;
 use crate::config::DataConfig;
-use crate::dataset::{Part, Tokens, split};
+use crate::dataset::{Coverage, Part, Tokens, split};
 use crate::error::Failure;
+use crate::terminal::Phase;
 use crate::train::evaluate::evaluate;
-use crate::train::prepare::{data_sha256, read_data};
+use crate::train::prepare::{data_sha256, grouped, read_data};
 use crate::transcript::Document;
 use anyhow::Result;
 use clap::Args;
@@ -21,6 +22,9 @@ pub struct EvalArgs {
     /// Text to evaluate on instead of the validation split: files, directories or globs; may be repeated
     #[arg(long, value_name = "PATH")]
     data: Vec<String>,
+    /// Length of the windows in tokens [default: all of the model's positions]
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<usize>,
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -36,6 +40,7 @@ pub(super) struct Texts {
 impl Texts {
     /// The files in `data`; with none, the validation split of the run's own data.
     pub fn read(trained: &Trained, data: &[String]) -> Result<Self> {
+        let _phase = Phase::new("reading the texts");
         if data.is_empty() {
             let config = trained.run_config()?.ok_or_else(|| trained.no_validation_split())?.data;
             let documents = read_data(&config)?;
@@ -80,8 +85,11 @@ struct Report {
     bits_per_byte: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     ngram_bits_per_byte: Option<f64>,
-    tokens: usize,
-    bytes: usize,
+    /// `bits_per_byte` counts the bytes of unknown characters, at 8 bits each; `loss` does not.
+    #[serde(flatten)]
+    predicted: Coverage,
+    /// Share of the tokens that are unknown.
+    unknown_share: f64,
     context: usize,
 }
 
@@ -91,42 +99,60 @@ pub fn run(args: EvalArgs, _global: &Global) -> Result<()> {
     let trained = Trained::load(&args.run)?;
     let texts = Texts::read(&trained, &args.data)?;
     let (training, parts) = texts.parts();
+    let phase = Phase::new("encoding the texts");
     let tokens = Tokens::encode(&parts, &trained.tokenizer)?;
+    drop(phase);
     if tokens.ids.len() < 2 {
         return Err(Failure::Usage("there is no text to evaluate on".into()).into());
     }
-    let evaluation = evaluate(&trained.model, &tokens, |_| ())?;
-    let bytes = tokens.predicted_bytes(&trained.tokenizer);
+    let context = trained.context(args.context)?;
+    let phase = Phase::new("measuring the loss");
+    let evaluation = evaluate(&trained.model, &tokens, context, |seen| phase.at(seen.positions.end, tokens.ids.len()))?;
+    drop(phase);
+    let predicted = tokens.predicted(&trained.tokenizer);
+    let phase = Phase::new("computing the n-gram baseline");
     let ngram_bits_per_byte = match training {
         Some(training) => Some(ngram_baseline(&texts_of(&training), &texts_of(&parts))?.bits_per_byte),
         None => None,
     };
+    drop(phase);
     let report = Report {
         loss: evaluation.loss,
         perplexity: evaluation.loss.exp(),
-        bits_per_byte: evaluation.bits_per_byte(bytes),
+        bits_per_byte: predicted.bits_per_byte(evaluation.loss),
         ngram_bits_per_byte,
-        tokens: evaluation.tokens,
-        bytes,
-        context: trained.model.model.max_position_embeddings,
+        predicted,
+        unknown_share: predicted.unknown_share(),
+        context,
     };
     let mut out = io::stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &report)?;
         writeln!(out)?;
     } else {
-        writeln!(out, "loss           {:.4} nats/token (perplexity {:.2})", report.loss, report.perplexity)?;
-        writeln!(out, "bits per byte  {:.4}", report.bits_per_byte)?;
-        if let Some(ngram) = ngram_bits_per_byte {
-            writeln!(out, "n-gram         {ngram:.4} bits per byte, trained on the run's training split")?;
-        }
-        writeln!(
-            out,
-            "text           {} tokens, {} bytes, in windows of {} tokens",
-            report.tokens, report.bytes, report.context
-        )?;
+        write!(out, "{}", render(&report, &tokens.unknown.names()))?;
     }
     Ok(())
+}
+
+/// The report as lines of text.
+fn render(report: &Report, unknown_characters: &str) -> String {
+    let Report { loss, perplexity, bits_per_byte, predicted, context, .. } = report;
+    let mut out = format!("loss           {loss:.4} nats/token (perplexity {perplexity:.2})\n");
+    out += &format!("bits per byte  {bits_per_byte:.4}\n");
+    if let Some(ngram) = report.ngram_bits_per_byte {
+        out += &format!("n-gram         {ngram:.4} bits per byte, trained on the run's training split\n");
+    }
+    if predicted.unknown_tokens > 0 {
+        out += &format!(
+            "unknown        {} tokens ({:.2}%) are characters that the tokenizer does not know: {unknown_characters}; bits \
+             per byte count 8 bits for each of their bytes, the loss does not\n",
+            grouped(predicted.unknown_tokens),
+            100.0 * report.unknown_share,
+        );
+    }
+    let (tokens, bytes) = (grouped(predicted.tokens), grouped(predicted.bytes));
+    out + &format!("text           {tokens} tokens, {bytes} bytes, in windows of {} tokens\n", grouped(*context))
 }
 
 fn texts_of<'a>(parts: &[Part<'a>]) -> Vec<&'a str> {

@@ -1,10 +1,11 @@
 //! `tinymoe export`: a model in the format of another program.
 
-use super::{Global, Trained};
+use super::Trained;
 use crate::checkpoint::gguf::{self, Dtype};
 use crate::checkpoint::{hf, model_files};
 use crate::error::Failure;
-use crate::train::progress::Verbosity;
+use crate::terminal;
+use crate::train::prepare::grouped;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use std::fs::{self, File, OpenOptions};
@@ -36,7 +37,7 @@ enum Format {
 /// # Errors
 /// Usage errors, a damaged checkpoint, a model that the other program does not compute, and files that cannot be
 /// written.
-pub fn run(args: ExportArgs, global: &Global) -> Result<()> {
+pub fn run(args: ExportArgs) -> Result<()> {
     let shown = args.out.display();
     let usage = |message: String| Err(Failure::Usage(message).into());
     if args.out.exists() {
@@ -50,21 +51,26 @@ pub fn run(args: ExportArgs, global: &Global) -> Result<()> {
     let trained = Trained::load(&args.run)?;
     let (model, router) = (&trained.model.model, &trained.model.router);
     let architecture = match args.to {
-        Format::Gguf => write_gguf(&args, &trained, global)?,
+        Format::Gguf => write_gguf(&args, &trained)?,
         Format::Hf => {
             write_directory(&args.out, &model_files::encode(&trained.model, &trained.tokenizer)?)?;
             hf::model_type(model, router)
         }
     };
-    writeln!(io::stdout(), "{shown}: {architecture}, {} parameters", trained.model.parameters.count())?;
+    writeln!(
+        io::stdout(),
+        "{}: {architecture}, {} parameters",
+        terminal::path(&args.out),
+        grouped(trained.model.parameters.count())
+    )?;
     if let (Format::Hf, Err(reason)) = (args.to, hf::architecture(model, router)) {
-        writeln!(io::stderr(), "warning: no architecture of transformers computes this model, because of {reason}")?;
+        log::warn!("no architecture of transformers computes this model, because of {reason}");
     }
     Ok(())
 }
 
 /// Writes under another name first: what stands at `out` is whole.
-fn write_gguf(args: &ExportArgs, trained: &Trained, global: &Global) -> Result<&'static str> {
+fn write_gguf(args: &ExportArgs, trained: &Trained) -> Result<&'static str> {
     let (model, out) = (&trained.model, &args.out);
     let architecture = gguf::architecture(&model.model, &model.router)
         .map_err(|reason| anyhow::anyhow!("llama.cpp cannot run this model: {reason}"))?;
@@ -84,12 +90,9 @@ fn write_gguf(args: &ExportArgs, trained: &Trained, global: &Global) -> Result<&
         let _ = fs::remove_file(&temporary);
     }
     let narrower = written?;
-    if let (Some(first), true) = (narrower.first(), global.verbosity() != Verbosity::Quiet) {
+    if let Some(first) = narrower.first() {
         let count = narrower.len();
-        writeln!(
-            io::stderr(),
-            "{count} matrices ({first}, ...) stay in f16: their rows are no multiple of 32 numbers"
-        )?;
+        log::info!("{count} matrices ({first}, ...) stay in f16: their rows are no multiple of 32 numbers");
     }
     Ok(architecture)
 }

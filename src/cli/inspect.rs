@@ -1,26 +1,29 @@
-//! `tinymoe inspect`: what the routers do and what the experts know, on the run's validation split or on other text.
+//! `tinymoe inspect`: what the routers do and which tokens the experts get, on the run's validation split or on other text.
 
 use super::eval::Texts;
 use super::{Global, Trained};
 use crate::checkpoint;
 use crate::dataset::Tokens;
 use crate::error::Failure;
+use crate::model::transformer::Transformer;
 use crate::routing::log::{Entry, Recall, RoutingLog, Source};
 use crate::routing::{
     CheckpointSaturation, Comparison, Context, ModelFacts, Report, RunFacts, Saturation, Side, Style, Trace, Traced,
-    blocks, domains_of, excerpt_positions, history, knock_out, load, match_layers, overlap, page, render,
-    render_comparison,
+    blocks, domains_of, excerpt_positions, history, knock_out, knockout_passes, load, match_layers, overlap, page,
+    render, render_comparison,
 };
+use crate::terminal::{self, Phase};
 use crate::train::evaluate::Seen;
-use crate::train::progress::Verbosity;
 use anyhow::{Context as _, Result};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+/// A measurement of the loss without each expert that takes less than this is made unasked.
+const SHORT_KNOCKOUT: Duration = Duration::from_secs(20);
 /// Tokens that earlier checkpoints are compared on.
 const SATURATION_TOKENS: usize = 16_384;
 
@@ -33,15 +36,21 @@ pub struct InspectArgs {
     /// be repeated
     #[arg(long, value_name = "PATH[=DOMAIN]")]
     data: Vec<String>,
+    /// Length of the windows in tokens [default: all of the model's positions]
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<usize>,
     /// Write the report as a page, DIR/index.html
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// All numbers as one JSON object instead of text
     #[arg(long)]
     json: bool,
-    /// Measure the loss without each expert, one after the other (slow: two partial passes for each)
-    #[arg(long)]
+    /// Measure the loss without each expert, however long it takes [default: where it takes less than 20 s]
+    #[arg(long, conflicts_with = "no_knockout")]
     knockout: bool,
+    /// Leave the loss without each expert out
+    #[arg(long)]
+    no_knockout: bool,
     /// Put other runs or checkpoints beside RUN (or beside the first of these) on the same text, their experts matched
     /// by what they serve
     #[arg(long, value_name = "RUN", num_args = 1..)]
@@ -61,31 +70,36 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<()> {
     };
     let trained = Trained::load(first)?;
     let texts = Texts::read(&trained, &args.data)?;
+    let phase = Phase::new("encoding the texts");
     let tokens = Tokens::encode(&texts.parts().1, &trained.tokenizer)?;
+    drop(phase);
     if tokens.ids.len() < 2 {
         return Err(Failure::Usage("there is no text to look at".into()).into());
     }
     let others = others.into_iter().map(|other| Trained::load(other)).collect::<Result<Vec<_>>>()?;
     let model = &trained.model;
     let excerpts = excerpt_positions(&tokens, model.moe_layers().len() * model.model.num_experts_per_tok);
-    let trace = traced(&trained, &tokens, &excerpts, args.routing_log.as_deref())?;
+    let time = trained.context(args.context)?;
+    let start = Instant::now();
+    let trace = traced(&trained, &tokens, time, &excerpts, args.routing_log.as_deref())?;
+    let knockout = wants_knockouts(&args, model, start.elapsed());
     let traced = Traced { model, tokenizer: &trained.tokenizer, tokens: &tokens, trace: &trace, excerpts: &excerpts };
-    let mut report = Report::new(&traced, context(&args, &trained, &texts, &traced, global)?);
+    let mut report = Report::new(&traced, context(&args, &trained, &texts, &traced, knockout)?);
     for other in &others {
         report.comparisons.push(comparison(&traced, &report, other, &texts)?);
     }
     if let Some(directory) = &args.out {
-        write_page(&report, directory, global)?;
+        write_page(&report, directory)?;
     }
     print(&report, args.json, global)
 }
 
 fn print(report: &Report, json: bool, global: &Global) -> Result<()> {
     let mut out = io::stdout().lock();
-    let style = if global.colours() { Style::Colour } else { Style::Plain };
+    let style = global.palette().map_or(Style::Plain, Style::Colour);
     if json {
-        serde_json::to_writer(&mut out, report)?;
-        writeln!(out)?;
+        let json = serde_json::to_string(report)?;
+        writeln!(out, "{}", if io::stdout().is_terminal() { terminal::json(&json) } else { json })?;
     } else if report.comparisons.is_empty() {
         write!(out, "{}", render(report, style))?;
     } else {
@@ -97,14 +111,12 @@ fn print(report: &Report, json: bool, global: &Global) -> Result<()> {
     Ok(())
 }
 
-fn write_page(report: &Report, directory: &Path, global: &Global) -> Result<()> {
+fn write_page(report: &Report, directory: &Path) -> Result<()> {
     let path = directory.join("index.html");
     let shown = path.display();
     fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     fs::write(&path, page(report)?).with_context(|| format!("cannot write {shown}"))?;
-    if global.verbosity() != Verbosity::Quiet {
-        eprintln!("the report is in {shown}");
-    }
+    log::info!("the report is in {shown}");
     Ok(())
 }
 
@@ -112,13 +124,22 @@ fn write_page(report: &Report, directory: &Path, global: &Global) -> Result<()> 
 fn traced(
     trained: &Trained,
     tokens: &Tokens,
+    time: usize,
     excerpts: &[std::ops::Range<usize>],
     log: Option<&Path>,
 ) -> Result<Trace> {
-    let Some(path) = log else { return Trace::record(&trained.model, tokens, excerpts, |_| Ok(())) };
+    let phase = Phase::new("running the model over the text");
+    let show = |seen: &Seen| phase.at(seen.positions.end, tokens.ids.len());
+    let Some(path) = log else {
+        return Trace::record(&trained.model, tokens, time, excerpts, |seen| {
+            show(seen);
+            Ok(())
+        });
+    };
     let mut log = RoutingLog::create(path, &trained.log_header(Value::Null))?;
     let mut previous_loss = None;
-    let trace = Trace::record(&trained.model, tokens, excerpts, |seen| {
+    let trace = Trace::record(&trained.model, tokens, time, excerpts, |seen| {
+        show(seen);
         write_entries(&mut log, trained, tokens, seen, &mut previous_loss)
     });
     // What was logged stays, also where the pass failed.
@@ -156,8 +177,24 @@ fn write_entries(
     Ok(())
 }
 
+/// Whether to measure the loss without each expert, when a pass over the text took `pass`: if it was asked for, or is
+/// quickly done and shown.
+fn wants_knockouts(args: &InspectArgs, model: &Transformer, pass: Duration) -> bool {
+    let is_shown = args.compare.is_empty() || args.out.is_some() || args.json;
+    if args.knockout || args.no_knockout || !is_shown || model.model.num_experts < 2 {
+        return args.knockout;
+    }
+    let estimate = pass.mul_f64(knockout_passes(model));
+    if estimate >= SHORT_KNOCKOUT {
+        let seconds = estimate.as_secs();
+        let time = if seconds < 90 { format!("{seconds} s") } else { format!("{} min", seconds.div_ceil(60)) };
+        log::info!("the loss without each expert is left out: it would take about {time}; --knockout measures it");
+    }
+    estimate < SHORT_KNOCKOUT
+}
+
 /// What stands around the trace: the run, its history, its other checkpoints, knockouts.
-fn context(args: &InspectArgs, trained: &Trained, texts: &Texts, traced: &Traced, global: &Global) -> Result<Context> {
+fn context(args: &InspectArgs, trained: &Trained, texts: &Texts, traced: &Traced, knockout: bool) -> Result<Context> {
     let run = run_directory(&trained.checkpoint);
     let training = run.as_ref().and_then(|run| history(&run.join("metrics.jsonl")));
     let whole = args.data.is_empty();
@@ -174,8 +211,8 @@ fn context(args: &InspectArgs, trained: &Trained, texts: &Texts, traced: &Traced
         source: if whole { "the validation split".into() } else { args.data.join(", ") },
         ngram_bits_per_byte: training.as_ref().and_then(|training| training.ngram_bits_per_byte).filter(|_| whole),
         training,
-        saturation: saturation(trained, traced.tokens, global)?,
-        knockouts: if args.knockout { knockouts(traced, global)? } else { None },
+        saturation: saturation(trained, traced)?,
+        knockouts: if knockout { knockouts(traced)? } else { None },
         names: texts.names(),
     })
 }
@@ -194,26 +231,28 @@ fn checkpoints_of(checkpoint: &Path) -> Option<PathBuf> {
 
 /// How far the choices of the run's earlier checkpoints were those of its last one. Checkpoints that cannot be loaded are
 /// left out with a warning.
-fn saturation(trained: &Trained, tokens: &Tokens, global: &Global) -> Result<Option<Saturation>> {
+fn saturation(trained: &Trained, traced: &Traced) -> Result<Option<Saturation>> {
     let Some(checkpoints) = checkpoints_of(&trained.checkpoint) else { return Ok(None) };
-    let ids = tokens.ids[..tokens.ids.len().min(SATURATION_TOKENS + 1)].to_vec();
+    let Traced { tokens, trace, .. } = traced;
+    let (time, ids) = (trace.time, tokens.ids[..tokens.ids.len().min(SATURATION_TOKENS + 1)].to_vec());
     let start = Tokens { ids, ..Tokens::default() };
     let mut reference: Option<(usize, Trace)> = None;
     let mut earlier = Vec::new();
     // Newest first.
-    for directory in checkpoint::steps(&checkpoints)? {
-        let other = match Trained::load(&directory) {
+    let steps = checkpoint::steps(&checkpoints)?;
+    let phase = Phase::new("comparing with earlier checkpoints");
+    for (number, directory) in steps.iter().enumerate() {
+        phase.at(number, steps.len());
+        let other = match Trained::load(directory) {
             Ok(other) if other.tokenizer_sha256 == trained.tokenizer_sha256 => other,
             Ok(_) => continue,
             Err(error) => {
-                if global.verbosity() != Verbosity::Quiet {
-                    eprintln!("warning: {} is left out of the saturation: {error:#}", directory.display());
-                }
+                log::warn!("{} is left out of the saturation: {error:#}", directory.display());
                 continue;
             }
         };
         let Some(step) = other.state.as_ref().map(|state| state.step) else { continue };
-        let trace = Trace::record(&other.model, &start, &[], |_| Ok(()))?;
+        let trace = Trace::record(&other.model, &start, time, &[], |_| Ok(()))?;
         match &reference {
             None => reference = Some((step, trace)),
             Some((_, last)) => {
@@ -228,31 +267,28 @@ fn saturation(trained: &Trained, tokens: &Tokens, global: &Global) -> Result<Opt
     Ok(reference.map(|(reference_step, _)| Saturation { reference_step, tokens, checkpoints: earlier }))
 }
 
-fn knockouts(traced: &Traced, global: &Global) -> Result<Option<Vec<crate::routing::Knockouts>>> {
+fn knockouts(traced: &Traced) -> Result<Option<Vec<crate::routing::Knockouts>>> {
     let Traced { model, tokens, trace, .. } = traced;
     // Without a second expert there is nobody to take over.
     if trace.num_experts < 2 || trace.layers.is_empty() {
         return Ok(None);
     }
-    let hidden = global.verbosity() == Verbosity::Quiet;
-    let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(4) };
-    let bar = ProgressBar::with_draw_target(Some(trace.tokens() as u64), target);
-    let template = "knockouts {bar:30} {pos} of {len} tokens, {eta} left";
-    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let domains_N = domains_of(&blocks(tokens, trace.tokens(), model.model.max_position_embeddings));
-    let knockouts = knock_out(model, tokens, &trace.losses_N, &domains_N, |done| bar.set_position(done as u64))?;
-    bar.finish_and_clear();
+    let phase = Phase::new("measuring the loss without each expert");
+    let domains_N = domains_of(&blocks(tokens, trace.tokens(), trace.time));
+    let done = |done| phase.at(done, trace.tokens());
+    let knockouts = knock_out(model, tokens, trace.time, &trace.losses_N, &domains_N, done)?;
     Ok(Some(knockouts))
 }
 
 /// Another model on the same text, its experts matched with ours.
 fn comparison(traced: &Traced, report: &Report, other: &Trained, texts: &Texts) -> Result<Comparison> {
+    let _phase = Phase::new("running the other model over the text");
     let tokens = Tokens::encode(&texts.parts().1, &other.tokenizer)?;
-    let trace = Trace::record(&other.model, &tokens, &[], |_| Ok(()))?;
+    let time = traced.trace.time.min(other.model.model.max_position_embeddings);
+    let trace = Trace::record(&other.model, &tokens, time, &[], |_| Ok(()))?;
     let facts = |step, traced: &Traced| {
         let Traced { model, tokenizer, tokens, trace, .. } = traced;
-        let bytes = tokens.predicted_bytes(tokenizer).max(1) as f64;
-        let tokens = trace.tokens() as f64;
+        let predicted = tokens.predicted(tokenizer);
         let loads = trace.layers.iter().map(|layer| load(&layer.counts_E(trace.num_experts)));
         ModelFacts {
             step,
@@ -261,9 +297,9 @@ fn comparison(traced: &Traced, report: &Report, other: &Trained, texts: &Texts) 
             experts: trace.num_experts,
             experts_per_token: trace.experts_per_token,
             loss: trace.loss(),
-            bits_per_byte: trace.loss() * tokens / std::f64::consts::LN_2 / bytes,
+            bits_per_byte: predicted.bits_per_byte(trace.loss()),
             max_over_uniform: loads.map(|load| load.max_over_uniform).collect(),
-            router_entropy: trace.layers.iter().map(|layer| layer.sums.entropy / tokens).collect(),
+            router_entropy: trace.layers.iter().map(|layer| layer.sums.entropy / trace.tokens() as f64).collect(),
         }
     };
     let theirs =

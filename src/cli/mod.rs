@@ -3,10 +3,13 @@
 
 pub mod bench;
 pub mod config;
+mod ending;
 pub mod eval;
 pub mod export;
 pub mod inspect;
+mod manual;
 pub mod sample;
+mod signals;
 pub mod train;
 
 use crate::checkpoint::{self, foreign, model_files};
@@ -15,11 +18,12 @@ use crate::error::{Failure, exit_code};
 use crate::model::transformer::Transformer;
 use crate::ops::{buffer, pool, simd};
 use crate::routing::log::{Header, MemoryHeader};
+use crate::terminal::{self, Colours, Phase, Verbosity};
 use crate::tokenizer::Tokenizer;
-use crate::train::progress::Verbosity;
 use crate::train::state::TrainerState;
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde_json::{Map, json};
 use std::ffi::OsString;
 use std::fs;
@@ -40,20 +44,23 @@ struct Cli {
 /// More than any machine has; so many can still be started.
 const MAX_THREADS: usize = 1024;
 
+/// Where `--help` lists them.
+const GLOBAL: &str = "Global options";
+
 /// Arguments of every subcommand.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Global {
     /// Threads to compute with; results do not depend on it [default: all of the machine's]
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", help_heading = GLOBAL, value_parser = whole::<usize>)]
     threads: Option<usize>,
-    /// No progress on stderr
-    #[arg(short, long, global = true)]
+    /// No progress on stderr, only warnings and errors
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     quiet: bool,
     /// More on stderr
-    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    #[arg(short, long, global = true, conflicts_with = "quiet", help_heading = GLOBAL)]
     verbose: bool,
     /// When to colour the output
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = GLOBAL)]
     color: When,
 }
 
@@ -73,13 +80,19 @@ impl Global {
         }
     }
 
+    /// The colours for stdout; none where it is not to be coloured.
+    fn palette(&self) -> Option<Colours> {
+        self.colours().then(Colours::of_terminal)
+    }
+
     /// Whether stdout is to be coloured.
     fn colours(&self) -> bool {
         match self.color {
             When::Always => true,
             When::Never => false,
             When::Auto => {
-                io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+                let allowed = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+                allowed && io::stdout().is_terminal() && !console::is_dumb()
             }
         }
     }
@@ -91,7 +104,7 @@ enum Command {
     Train(train::TrainArgs),
     /// Sample text from a checkpoint, with a per-token expert log
     Sample(sample::SampleArgs),
-    /// See what the router does and what the experts know
+    /// See what the router does and which tokens each expert gets
     Inspect(inspect::InspectArgs),
     /// Measure the loss on the validation split or on other text
     Eval(eval::EvalArgs),
@@ -101,30 +114,78 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Print the defaults, or check a configuration file
     Config(config::ConfigArgs),
+    /// Print a script that completes commands in a shell
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page, in the format of man
+    Man(manual::ManArgs),
 }
 
 /// Runs the program with its arguments; prints errors and returns the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     pool::keep_candle_on_one_thread();
     buffer::keep_freed_memory();
-    let cli = match Cli::try_parse_from(arguments) {
+    let parsed = program().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => {
-            _ = error.print();
-            return ExitCode::from(error.exit_code() as u8);
-        }
+        Err(error) => return refuse(&error),
     };
+    terminal::init(cli.global.verbosity());
+    signals::remove_display_at_end();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Being interrupted is no error: it is what was asked for.
+            terminal::clear();
             let label = if matches!(error.downcast_ref(), Some(Failure::Interrupted(_))) { "" } else { "error: " };
-            _ = writeln!(io::stderr(), "{label}{error:#}");
+            _ = writeln!(io::stderr(), "{label}{}", terminal::text(&format!("{error:#}")));
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// Names of values that may begin with `-`: a negative number gets to the option that refuses it, and does not pass for
+/// an unknown option; a text may be a list.
+const MAY_BEGIN_WITH_A_HYPHEN: [&str; 5] = ["N", "X", "M", "LAYER|none", "TEXT"];
+
+/// The command line's definition.
+fn program() -> clap::Command {
+    let permit = |arg: clap::Arg| {
+        let names = arg.get_value_names().unwrap_or_default();
+        let permitted = names.iter().any(|name| MAY_BEGIN_WITH_A_HYPHEN.contains(&name.as_str()));
+        // Setting it makes an option of a flag.
+        if permitted { arg.allow_hyphen_values(true) } else { arg }
+    };
+    Cli::command().mut_args(permit).mut_subcommands(|subcommand| subcommand.mut_args(permit))
+}
+
+/// Reports a command line that clap refuses, or prints the help that was asked for.
+fn refuse(error: &clap::Error) -> ExitCode {
+    // Arguments stand in the message as they were given.
+    let message = match error.kind() {
+        ErrorKind::InvalidUtf8 => {
+            "error: an argument is not UTF-8 text, which prompts, settings and sources have to be; \
+                                   for a source, name the folder it is in, where files may have any name\n"
+                .to_owned()
+        }
+        _ => error.render().to_string(),
+    };
+    _ = if error.kind() == ErrorKind::InvalidUtf8 || message != terminal::text(&message) {
+        write!(io::stderr(), "{}", terminal::text(&message))
+    } else {
+        error.print()
+    };
+    ExitCode::from(error.exit_code() as u8)
+}
+
+/// Parses the value of an option that takes a whole number.
+fn whole<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| match text.parse::<f64>() {
+        Ok(number) if number < 0.0 => "give a whole number, 0 or more".into(),
+        Ok(number) if number.fract() == 0.0 && number.abs() > 1e9 => "this number is too large".into(),
+        _ => "give a whole number".into(),
+    })
 }
 
 fn run(cli: Cli) -> Result<()> {
@@ -137,13 +198,15 @@ fn run(cli: Cli) -> Result<()> {
     }
     simd::check_environment()?;
     match cli.command {
-        Command::Train(args) => train::run(args, &cli.global),
+        Command::Train(args) => train::run(args),
         Command::Sample(args) => sample::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args, &cli.global),
         Command::Eval(args) => eval::run(args, &cli.global),
-        Command::Export(args) => export::run(args, &cli.global),
+        Command::Export(args) => export::run(args),
         Command::Bench(args) => bench::run(args, &cli.global),
         Command::Config(args) => config::run(args),
+        Command::Completions(args) => manual::completions(args, program()),
+        Command::Man(args) => manual::man(args, program()),
     }
 }
 
@@ -172,6 +235,7 @@ impl Trained {
     /// Loads RUN: a run directory (its best checkpoint), a checkpoint directory, or a model that transformers wrote.
     fn load(run: &Path) -> Result<Self> {
         use sha2::{Digest, Sha256};
+        let _phase = Phase::new("loading the model");
         let checkpoint = checkpoint::resolve(run)?;
         let (model, tokenizer, state) = if foreign::is_foreign(&checkpoint) {
             let (model, tokenizer) = foreign::load(&checkpoint)?;
@@ -197,6 +261,22 @@ impl Trained {
         let Some(path) = run.filter(|path| path.exists()) else { return Ok(None) };
         // Over the defaults, so that a run of an older version is read, too.
         crate::config::load(&path, &[]).map(Some)
+    }
+
+    /// The length of windows to evaluate in: `wanted` tokens, or all of the model's positions.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for a length that the model does not have.
+    fn context(&self, wanted: Option<usize>) -> Result<usize> {
+        let positions = self.model.model.max_position_embeddings;
+        match wanted {
+            Some(context) if !(1..=positions).contains(&context) => Err(Failure::Usage(format!(
+                "--context {context} is out of range: this model has {positions} positions, so give a number from 1 to \
+                 {positions}"
+            ))
+            .into()),
+            wanted => Ok(wanted.unwrap_or(positions)),
+        }
     }
 
     /// The first line of a routing log.

@@ -1,16 +1,17 @@
 //! `tinymoe sample`: text from a checkpoint, streamed to stdout, with a log of the experts of every token.
 
-use super::{Global, Trained};
+use super::{Global, Trained, whole};
 use crate::error::Failure;
 use crate::routing::log::{Entry, RoutingLog, Source};
 use crate::routing::{legend, paint};
 use crate::sample::generate::{Passed, Prompt, generate};
 use crate::sample::{SamplingOptions, Utf8Stream};
+use crate::terminal::{self, Colours, Phase};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
 /// All samples are drawn side by side, each with its own cache.
@@ -26,29 +27,29 @@ pub struct SampleArgs {
     /// Read the prompt from a file
     #[arg(long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
-    /// Tokens to draw at most
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    /// Maximum number of tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = whole::<usize>)]
     tokens: usize,
-    /// Below 1 safer, above 1 wilder; 0 always takes the likeliest token
+    /// Below 1 more predictable, above 1 more surprising; 0 always takes the most likely token
     #[arg(long, value_name = "X", default_value_t = SamplingOptions::default().temperature)]
     temperature: f32,
-    /// Choose among the N likeliest tokens only; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// Choose only among the N most likely tokens; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole::<usize>)]
     top_k: usize,
     /// Choose among the fewest tokens that together reach this probability
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     top_p: f32,
-    /// Choose among tokens at least this fraction as likely as the likeliest
+    /// Choose among tokens at least this fraction as likely as the most likely one
     #[arg(long, value_name = "X", default_value_t = 0.0)]
     min_p: f32,
-    /// Above 1 makes tokens that occurred already less likely
+    /// Above 1 makes tokens that have already occurred less likely
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     repetition_penalty: f32,
-    /// The same seed draws the same text
-    #[arg(long, value_name = "N", default_value_t = SamplingOptions::default().seed)]
+    /// Seed of the random choices: the same seed gives the same text
+    #[arg(long, value_name = "N", default_value_t = SamplingOptions::default().seed, value_parser = whole::<u64>)]
     seed: u64,
-    /// How many samples
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    /// Number of samples
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<usize>)]
     count: usize,
     /// Log experts and gates of every token to a file (JSON lines)
     #[arg(long, value_name = "FILE")]
@@ -56,7 +57,7 @@ pub struct SampleArgs {
     /// Colour each token by its first expert in this layer, or "none"
     #[arg(long, value_name = "LAYER|none", default_value = "none", value_parser = parse_layer)]
     color_by: ColorBy,
-    /// One JSON object a sample instead of text
+    /// One JSON object per sample instead of text
     #[arg(long, conflicts_with = "color_by")]
     json: bool,
 }
@@ -93,12 +94,15 @@ pub fn run(args: SampleArgs, global: &Global) -> Result<()> {
     let mut writer = Writer::new(&args, &trained, painted_layer);
     writer.begin()?;
     let prompt = Prompt { text: &text, tokens: args.tokens };
+    // A single sample shows by itself how far it is.
+    let phase = (!writer.streams()).then(|| Phase::new("generating"));
     let outcome = generate(&trained.model, &trained.tokenizer, &prompt, &options, args.count, |passed| {
         if let Some(log) = &mut log {
             log.write(&entry(passed, &trained, args.count))?;
         }
         writer.token(passed)
     });
+    drop(phase);
     // What was logged stays, also where stdout was closed meanwhile.
     log.map_or(Ok(()), RoutingLog::finish)?;
     outcome?;
@@ -134,11 +138,11 @@ impl SampleArgs {
 }
 
 /// The MoE layer (counted among MoE layers) whose experts colour the text; none where colours are off.
-fn painted_layer(color_by: ColorBy, trained: &Trained, global: &Global) -> Result<Option<usize>> {
+fn painted_layer(color_by: ColorBy, trained: &Trained, global: &Global) -> Result<Option<(usize, Colours)>> {
     let ColorBy::Layer(layer) = color_by else { return Ok(None) };
     let moe_layers = trained.model.moe_layers();
     match moe_layers.iter().position(|&moe_layer| moe_layer == layer) {
-        Some(position) => Ok(global.colours().then_some(position)),
+        Some(position) => Ok(global.palette().map(|colours| (position, colours))),
         None => {
             let layers = moe_layers.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
             let known = if layers.is_empty() { "this model has none".into() } else { format!("they are {layers}") };
@@ -174,8 +178,11 @@ struct Sample {
 /// Prints samples: a single one as it comes, several one after the other at the end.
 struct Writer<'a> {
     trained: &'a Trained,
-    painted_layer: Option<usize>,
+    /// The layer and what a terminal can show.
+    painted_layer: Option<(usize, Colours)>,
     json: bool,
+    /// Whether control characters are shown and not obeyed: where a person looks. To files and pipes text goes as it is.
+    escapes: bool,
     samples: Vec<Sample>,
 }
 
@@ -191,14 +198,18 @@ struct JsonSample<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(args: &SampleArgs, trained: &'a Trained, painted_layer: Option<usize>) -> Self {
+    fn new(args: &SampleArgs, trained: &'a Trained, painted_layer: Option<(usize, Colours)>) -> Self {
         let samples = (0..args.count).map(|_| Sample::default()).collect();
-        Self { trained, painted_layer, json: args.json, samples }
+        let escapes = painted_layer.is_some() || io::stdout().is_terminal();
+        Self { trained, painted_layer, json: args.json, escapes, samples }
     }
 
     fn begin(&self) -> io::Result<()> {
         match self.painted_layer {
-            Some(_) => writeln!(io::stdout(), "{}", legend(self.trained.model.model.num_experts)),
+            Some((_, colours)) => {
+                let experts = self.trained.model.model.num_experts;
+                writeln!(io::stdout(), "{}", legend(experts, terminal::stdout_width(), colours))
+            }
             None => Ok(()),
         }
     }
@@ -210,10 +221,15 @@ impl<'a> Writer<'a> {
     fn token(&mut self, passed: &Passed) -> Result<()> {
         let streams = self.streams();
         let sample = &mut self.samples[passed.sample];
-        let text = sample.stream.push(self.trained.tokenizer.token_bytes(passed.id));
+        let mut text = sample.stream.push(self.trained.tokenizer.token_bytes(passed.id));
+        if self.escapes && !self.json {
+            text = terminal::text(&text).into_owned();
+        }
         let mut shown = String::new();
         match self.painted_layer {
-            Some(layer) if !text.is_empty() => paint(&text, passed.first_expert(layer), &mut shown),
+            Some((layer, colours)) if !text.is_empty() => {
+                paint(&text, passed.first_expert(layer), colours, &mut shown);
+            }
             _ => shown = text,
         }
         if passed.source == Source::Generated {
@@ -243,11 +259,9 @@ impl<'a> Writer<'a> {
             } else if self.json {
                 let (prompt, text) = text.split_at(sample.prompt_len);
                 let mean_logprob = sample.logprob / sample.tokens.max(1) as f64;
-                serde_json::to_writer(
-                    &mut out,
-                    &JsonSample { sample: number, prompt, text, tokens: sample.tokens, mean_logprob },
-                )?;
-                writeln!(out)?;
+                let sample = JsonSample { sample: number, prompt, text, tokens: sample.tokens, mean_logprob };
+                let json = serde_json::to_string(&sample)?;
+                writeln!(out, "{}", if self.escapes { terminal::json(&json) } else { json })?;
             } else {
                 if several {
                     writeln!(out, "--- sample {} ---", number + 1)?;

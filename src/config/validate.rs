@@ -14,6 +14,7 @@ pub(super) fn violations(config: &Config) -> Vec<String> {
     memory(&mut rules, &config.model);
     router(&mut rules, &config.router, &config.model);
     optimizer(&mut rules, &config.optimizer, config.train.max_steps);
+    step_sizes(&mut rules, &config.optimizer, &config.model);
     train(&mut rules, &config.train);
     sizes(&mut rules, config);
     rules.broken
@@ -43,6 +44,18 @@ impl Rules {
     fn not_negative(&mut self, key: &str, value: f64) {
         let fits = value >= 0.0 && value.is_finite();
         self.refuse(!fits, format!("{key} = {value} must be a finite number of 0 or more"));
+    }
+
+    /// A number above 0 that enters computations in f32, where it must neither vanish nor overflow.
+    fn positive_in_f32(&mut self, key: &str, value: f64) {
+        let fits = (F32_SMALLEST..=F32_LARGEST).contains(&value);
+        self.within(key, value, fits, "a number above 0, from 1.2e-38 to 3.4e38: it is computed with in f32");
+    }
+
+    /// As [`Self::positive_in_f32`], or 0.
+    fn not_negative_in_f32(&mut self, key: &str, value: f64) {
+        let fits = (0.0..=F32_LARGEST).contains(&value);
+        self.within(key, value, fits, "0 or more and at most 3.4e38: it is computed with in f32");
     }
 
     /// `range` says in words what `fits` checks.
@@ -127,7 +140,7 @@ fn model(rules: &mut Rules, m: &ModelConfig) {
          drop it"
             .into(),
     );
-    rules.positive("model.rope_theta", m.rope_theta);
+    rules.positive_in_f32("model.rope_theta", m.rope_theta);
     let fraction = m.partial_rotary_factor;
     let fits = fraction > 0.0 && fraction <= 1.0;
     rules.within("model.partial_rotary_factor", fraction, fits, "above 0 and at most 1; 1 turns all channels");
@@ -140,8 +153,8 @@ fn model(rules: &mut Rules, m: &ModelConfig) {
             m.head_dim
         ),
     );
-    rules.positive("model.rms_norm_eps", m.rms_norm_eps);
-    rules.positive("model.initializer_range", m.initializer_range);
+    rules.positive_in_f32("model.rms_norm_eps", m.rms_norm_eps);
+    rules.positive_in_f32("model.initializer_range", m.initializer_range);
     for (key, dropout) in [
         ("model.hidden_dropout", m.hidden_dropout),
         ("model.expert_dropout", m.expert_dropout),
@@ -242,15 +255,15 @@ fn router(rules: &mut Rules, r: &RouterConfig, m: &ModelConfig) {
          other; change one of them"
             .into(),
     );
-    rules.positive("router.routed_scaling_factor", r.routed_scaling_factor);
-    rules.not_negative("router.router_aux_loss_coef", r.router_aux_loss_coef);
-    rules.not_negative("router.router_z_loss_coef", r.router_z_loss_coef);
-    rules.not_negative("router.bias_update_rate", r.bias_update_rate);
+    rules.positive_in_f32("router.routed_scaling_factor", r.routed_scaling_factor);
+    rules.not_negative_in_f32("router.router_aux_loss_coef", r.router_aux_loss_coef);
+    rules.not_negative_in_f32("router.router_z_loss_coef", r.router_z_loss_coef);
+    rules.not_negative_in_f32("router.bias_update_rate", r.bias_update_rate);
     rules.not_negative("router.capacity_factor", r.capacity_factor);
 }
 
 fn optimizer(rules: &mut Rules, o: &OptimizerConfig, max_steps: usize) {
-    rules.positive("optimizer.learning_rate", o.learning_rate);
+    rules.positive_in_f32("optimizer.learning_rate", o.learning_rate);
     let fits = (0.0..=1.0).contains(&o.min_lr_ratio);
     rules.within("optimizer.min_lr_ratio", o.min_lr_ratio, fits, "from 0 to 1, a fraction of learning_rate");
     rules.refuse(
@@ -266,14 +279,36 @@ fn optimizer(rules: &mut Rules, o: &OptimizerConfig, max_steps: usize) {
     let betas =
         [("optimizer.beta1", o.beta1), ("optimizer.beta2", o.beta2), ("optimizer.muon_momentum", o.muon_momentum)];
     for (key, beta) in betas {
-        rules.within(key, beta, (0.0..1.0).contains(&beta), "at least 0 and below 1");
+        // In f32, too: at 1 an average never moves.
+        let fits = beta >= 0.0 && (beta as f32) < 1.0;
+        rules.within(key, beta, fits, "at least 0 and below 1, by more than the 6e-8 that f32 tells apart");
     }
-    rules.positive("optimizer.epsilon", o.epsilon);
-    rules.not_negative("optimizer.weight_decay", o.weight_decay);
+    rules.positive_in_f32("optimizer.epsilon", o.epsilon);
+    rules.not_negative_in_f32("optimizer.weight_decay", o.weight_decay);
     rules.not_negative("optimizer.max_grad_norm", o.max_grad_norm);
-    rules.not_negative("optimizer.router_lr_multiplier", o.router_lr_multiplier);
-    rules.not_negative("optimizer.embedding_lr_multiplier", o.embedding_lr_multiplier);
-    rules.not_negative("optimizer.memory_lr_multiplier", o.memory_lr_multiplier);
+    rules.not_negative_in_f32("optimizer.router_lr_multiplier", o.router_lr_multiplier);
+    rules.not_negative_in_f32("optimizer.embedding_lr_multiplier", o.embedding_lr_multiplier);
+    rules.not_negative_in_f32("optimizer.memory_lr_multiplier", o.memory_lr_multiplier);
+}
+
+/// What weights are moved and decayed by must fit f32 as a product, too.
+fn step_sizes(rules: &mut Rules, o: &OptimizerConfig, m: &ModelConfig) {
+    let mut multipliers =
+        vec![("embedding_lr_multiplier", o.embedding_lr_multiplier), ("router_lr_multiplier", o.router_lr_multiplier)];
+    if !m.memory_layers.is_empty() {
+        multipliers.push(("memory_lr_multiplier", o.memory_lr_multiplier));
+    }
+    let (rate, decay) = (o.learning_rate, o.weight_decay);
+    for (key, multiplier) in multipliers {
+        let product = rate * multiplier * decay.max(1.0);
+        rules.refuse(
+            [rate, multiplier, decay].iter().all(|factor| *factor <= F32_LARGEST) && product > F32_LARGEST,
+            format!(
+                "optimizer.learning_rate = {rate:e} times optimizer.{key} = {multiplier:e} and optimizer.weight_decay = \
+                 {decay:e} comes to {product:e}, which f32 cannot compute with; make one of them smaller"
+            ),
+        );
+    }
 }
 
 fn train(rules: &mut Rules, t: &TrainConfig) {
@@ -302,6 +337,9 @@ fn train(rules: &mut Rules, t: &TrainConfig) {
     rules.within("train.recompute_fraction", fraction, (0.0..=1.0).contains(&fraction), "from 0 to 1");
 }
 
+/// Above 0, f32 has all its digits between these.
+const F32_SMALLEST: f64 = f32::MIN_POSITIVE as f64;
+const F32_LARGEST: f64 = f32::MAX as f64;
 /// The losses of a window are part of every checkpoint.
 const MAX_SPIKE_WINDOW: usize = 100_000;
 /// The most parameters that this program trains: with gradients and AdamW's two moments, 64 GB in f32.
@@ -559,6 +597,41 @@ mod tests {
                 assert_names(key, |c| *field(c) = value);
             }
         }
+    }
+
+    #[test]
+    fn numbers_that_vanish_or_overflow_in_f32_are_refused() {
+        type Key = (&'static str, fn(&mut Config) -> &mut f64, f64);
+        let keys: &[Key] = &[
+            ("model.rope_theta", |c| &mut c.model.rope_theta, 1e-300),
+            ("model.rms_norm_eps", |c| &mut c.model.rms_norm_eps, 1e-50),
+            ("model.initializer_range", |c| &mut c.model.initializer_range, 1e-46),
+            ("router.routed_scaling_factor", |c| &mut c.router.routed_scaling_factor, 1e-46),
+            ("router.router_aux_loss_coef", |c| &mut c.router.router_aux_loss_coef, 1e39),
+            ("router.router_z_loss_coef", |c| &mut c.router.router_z_loss_coef, 1e39),
+            ("router.bias_update_rate", |c| &mut c.router.bias_update_rate, 1e39),
+            ("optimizer.learning_rate", |c| &mut c.optimizer.learning_rate, 1e-46),
+            ("optimizer.epsilon", |c| &mut c.optimizer.epsilon, 1e-46),
+            ("optimizer.weight_decay", |c| &mut c.optimizer.weight_decay, 1e39),
+            ("optimizer.router_lr_multiplier", |c| &mut c.optimizer.router_lr_multiplier, 1e39),
+            ("optimizer.memory_lr_multiplier", |c| &mut c.optimizer.memory_lr_multiplier, 1e39),
+            ("optimizer.embedding_lr_multiplier", |c| &mut c.optimizer.embedding_lr_multiplier, 1e39),
+            ("optimizer.beta1", |c| &mut c.optimizer.beta1, 1.0 - 1e-9),
+            ("optimizer.beta2", |c| &mut c.optimizer.beta2, 1.0 - 1e-9),
+            ("optimizer.muon_momentum", |c| &mut c.optimizer.muon_momentum, 1.0 - 1e-9),
+        ];
+        for (key, field, wrong) in keys {
+            for value in [*wrong, 1e300] {
+                assert_names(key, |c| *field(c) = value);
+            }
+        }
+        let problems = problems_after(|c| {
+            (c.optimizer.learning_rate, c.optimizer.embedding_lr_multiplier, c.optimizer.weight_decay) =
+                (1e30, 1e9, 1.0);
+        });
+        assert!(problems.len() == 1 && problems[0].contains("embedding_lr_multiplier = 1"), "{problems:?}");
+        let at_the_ends = |c: &mut Config| (c.optimizer.epsilon, c.router.bias_update_rate) = (2e-38, 3e38);
+        assert_eq!(problems_after(at_the_ends), Vec::<String>::new());
     }
 
     #[test]

@@ -176,6 +176,18 @@ pub fn max(a: &[f32]) -> f32 {
     lanes[0]
 }
 
+/// A number's magnitude as bits, which order as magnitudes do; whatever is not finite comes last, NaN behind infinity.
+#[inline(always)]
+pub fn magnitude_bits(x: f32) -> u32 {
+    x.to_bits() & 0x7fff_ffff
+}
+
+/// The largest of [`magnitude_bits`] in a slice; 0 if it is empty. Unlike [`max`] it does not pass over NaN.
+#[inline(always)]
+pub fn max_magnitude_bits(a: &[f32]) -> u32 {
+    a.iter().fold(0, |largest, &x| largest.max(magnitude_bits(x)))
+}
+
 /// e^x to about 2 units in the last place; saturates outside [-87.3, 88]; NaN stays NaN.
 ///
 /// Cephes' `expf`: x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial for e^r, and n put into the exponent bits.
@@ -269,6 +281,17 @@ mod tests {
             assert_eq!(vectorized!(|| max(&a)), 2.0, "at {position}");
         }
         assert_eq!(max(&[]), f32::NEG_INFINITY);
+    }
+
+    #[test]
+    fn magnitudes_order_by_their_bits_and_nan_comes_last() {
+        let mut a = vec![-1.0; 70];
+        for (position, number) in [(69, -2.0), (31, 3.0), (7, f32::NEG_INFINITY), (40, -f32::NAN)] {
+            a[position] = number;
+            let largest = f32::from_bits(vectorized!(|| max_magnitude_bits(&a)));
+            assert_eq!(largest.to_bits(), number.abs().to_bits(), "{number}");
+        }
+        assert_eq!(max_magnitude_bits(&[]), 0);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use super::decay;
 use crate::config::OptimizerConfig;
 use crate::model::parameters::Kind;
+use crate::ops::simd::magnitude_bits;
 
 /// What is the same for all numbers of a parameter in one step.
 #[derive(Clone, Copy)]
@@ -36,9 +37,18 @@ impl Rule {
     }
 }
 
-/// Moves `values`, and the moments with them; clears the gradients.
+/// Moves `values`, and the moments with them; clears the gradients. Returns whether all numbers are finite afterwards: a
+/// first moment that is not leaves no weight that is; an infinite second one would pass unseen, as it stops its weight.
 #[inline(always)]
-pub(super) fn update(rule: Rule, values: &mut [f32], gradients: &mut [f32], first: &mut [f32], second: &mut [f32]) {
+#[must_use]
+pub(super) fn update(
+    rule: Rule,
+    values: &mut [f32],
+    gradients: &mut [f32],
+    first: &mut [f32],
+    second: &mut [f32],
+) -> bool {
+    let mut largest = 0;
     let count = values.len();
     let (gradients, first, second) = (&mut gradients[..count], &mut first[..count], &mut second[..count]);
     for i in 0..count {
@@ -48,5 +58,7 @@ pub(super) fn update(rule: Rule, values: &mut [f32], gradients: &mut [f32], firs
         second[i] = rule.beta2 * second[i] + (1.0 - rule.beta2) * gradient * gradient;
         let denominator = second[i].sqrt() * rule.second_scale + rule.epsilon;
         values[i] = values[i] * rule.keep - rule.step_size * first[i] / denominator;
+        largest = largest.max(magnitude_bits(values[i])).max(magnitude_bits(second[i]));
     }
+    f32::from_bits(largest).is_finite()
 }

@@ -14,6 +14,7 @@ use crate::ops::buffer::prefer_large_pages;
 use crate::ops::gemm::Precision;
 use crate::ops::{pool, simd};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Numbers in one task of an element-wise rule.
 const CHUNK: usize = 1 << 15;
@@ -71,7 +72,11 @@ impl Optimizer {
 
     /// Moves every weight by its gradient and clears the gradients. `gradient_norm` is that of
     /// [`gradient_norm`]; where it exceeds the configured maximum, gradients are scaled down to it.
-    pub fn step(&mut self, parameters: &Parameters, learning_rate: f64, gradient_norm: f64) {
+    ///
+    /// Returns whether all weights and moments that moved are finite. If not, the step cannot be undone in place;
+    /// [`Optimizer::find_bad_number`] says what is wrong.
+    #[must_use]
+    pub fn step(&mut self, parameters: &Parameters, learning_rate: f64, gradient_norm: f64) -> bool {
         self.steps += 1;
         let mut values = parameters.values_mut();
         let mut gradients = parameters.gradients();
@@ -113,8 +118,32 @@ impl Optimizer {
         }
         // The longest first.
         matrices.append(&mut chunks);
-        pool::run(matrices, Task::run);
+        let finite = AtomicBool::new(true);
+        pool::run(matrices, |task| {
+            if !task.run() {
+                finite.store(false, Ordering::Relaxed);
+            }
+        });
         touched.clear();
+        finite.into_inner()
+    }
+
+    /// The first weight or moment that is not finite, in words.
+    pub fn find_bad_number(&self, parameters: &Parameters) -> Option<String> {
+        let values = parameters.values();
+        let buffers =
+            [("", &values[..]), ("the first moment of ", &self.exp_avg), ("the second moment of ", &self.exp_avg_sq)];
+        for parameter in parameters.list() {
+            for (what, buffer) in buffers {
+                let slice = &buffer[parameter.range.clone()];
+                if let Some(index) = slice.iter().position(|number| !number.is_finite()) {
+                    let bad = slice.iter().filter(|number| !number.is_finite()).count();
+                    let (name, first, all) = (&parameter.name, slice[index], slice.len());
+                    return Some(format!("{what}{name}, {bad} of {all} numbers, the first, {first}, at index {index}"));
+                }
+            }
+        }
+        None
     }
 }
 
@@ -141,15 +170,18 @@ fn rows_of<'a>(
 }
 
 impl Task<'_> {
-    fn run(self) {
+    /// Whether all numbers are finite afterwards.
+    fn run(self) -> bool {
         match self {
             Task::AdamW { rule, values, gradients, moments: [first, second] } => {
-                simd::vectorized!(|| adamw::update(rule, values, gradients, first, second));
+                simd::vectorized!(|| adamw::update(rule, values, gradients, first, second))
             }
             Task::Rows { rule, rows } => simd::vectorized!(|| {
+                let mut finite = true;
                 for [values, gradients, first, second] in rows {
-                    adamw::update(rule, values, gradients, first, second);
+                    finite &= adamw::update(rule, values, gradients, first, second);
                 }
+                finite
             }),
             Task::Muon { rule, values, gradients, momentum } => muon::update(&rule, values, gradients, momentum),
         }
@@ -233,7 +265,7 @@ mod tests {
             parameters.touch(rows);
             let norm = gradient_norm(&parameters);
             assert!((norm - (9.0 + 4.0 * f64::from(numbers)).sqrt()).abs() < 1e-6, "{norm}");
-            optimizer.step(&parameters, 0.01, 0.5);
+            assert!(optimizer.step(&parameters, 0.01, 0.5));
             assert!(parameters.touched().is_empty() && parameters.gradients().iter().all(|&gradient| gradient == 0.0));
         }
         // A row that rests keeps its moments; the bias correction counts all steps.
@@ -291,7 +323,7 @@ mod tests {
         let mut optimizer = Optimizer::new(&config, Precision::F32, &parameters);
         for gradient in [0.1f32, -0.2, 0.05] {
             parameters.gradients().fill(gradient);
-            optimizer.step(&parameters, 0.01, 0.5);
+            assert!(optimizer.step(&parameters, 0.01, 0.5));
         }
         let gradients = [0.1, -0.2, 0.05];
         let expected = [
@@ -309,13 +341,46 @@ mod tests {
     }
 
     #[test]
+    fn a_step_tells_of_a_weight_or_moment_that_is_not_finite_whatever_rule_moves_it() {
+        let mut layout = Layout::default();
+        layout.add("matrix".into(), &[2, 3], Kind::Matrix, Init::Constant(1.0));
+        layout.add("table".into(), &[4, 2], Kind::Table, Init::Constant(1.0));
+        layout.add("gain".into(), &[70_000], Kind::Gain, Init::Constant(1.0));
+        let row = |start: usize| start..start + 2;
+        let parameters = layout.zeros();
+        for kind in [OptimizerKind::AdamW, OptimizerKind::Muon] {
+            let config = OptimizerConfig { kind, ..config() };
+            for (place, owner) in [(4, "matrix"), (9, "table"), (69_000, "gain")] {
+                for buffer in ["", "the first moment of ", "the second moment of "] {
+                    parameters.initialize(1);
+                    let mut optimizer = Optimizer::new(&config, Precision::F32, &parameters);
+                    parameters.touch(vec![row(8)]);
+                    assert!(optimizer.step(&parameters, 0.01, 0.5) && optimizer.find_bad_number(&parameters).is_none());
+                    if buffer.contains("second") && owner == "matrix" && kind == OptimizerKind::Muon {
+                        continue;
+                    }
+                    match buffer {
+                        "" => parameters.values_mut()[place] = f32::INFINITY,
+                        "the first moment of " => optimizer.exp_avg[place] = f32::NAN,
+                        _ => optimizer.exp_avg_sq[place] = f32::INFINITY,
+                    }
+                    parameters.touch(vec![row(8)]);
+                    assert!(!optimizer.step(&parameters, 0.01, 0.5), "{kind:?}: {buffer}{owner}");
+                    let found = optimizer.find_bad_number(&parameters).unwrap();
+                    assert!(found.contains(owner) && found.contains(" at index "), "{kind:?}: {found}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_gradient_beyond_the_maximum_norm_is_scaled_down_to_it() {
         let (parameters, config) = (parameters(), config());
         parameters.gradients()[..2].copy_from_slice(&[30.0, 40.0]);
         let norm = gradient_norm(&parameters);
         assert!((norm - 50.0).abs() < 1e-9);
         let mut optimizer = Optimizer::new(&config, Precision::F32, &parameters);
-        optimizer.step(&parameters, 0.01, norm);
+        assert!(optimizer.step(&parameters, 0.01, norm));
         assert!((optimizer.exp_avg[0] - 0.1 * 0.6).abs() < 1e-6 && (optimizer.exp_avg[1] - 0.1 * 0.8).abs() < 1e-6);
     }
 
@@ -325,7 +390,7 @@ mod tests {
         let mut optimizer = Optimizer::new(&config, Precision::F32, &parameters);
         for gradient in [0.1f32, -0.2, 0.05] {
             parameters.gradients().fill(gradient);
-            optimizer.step(&parameters, 0.01, 0.5);
+            assert!(optimizer.step(&parameters, 0.01, 0.5));
         }
         let values = parameters.values();
         let gradients = [0.1, -0.2, 0.05];

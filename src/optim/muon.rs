@@ -62,16 +62,22 @@ impl Rule {
     }
 }
 
-/// Moves a matrix and its momentum; clears the gradient.
-pub(super) fn update(rule: &Rule, values: &mut [f32], gradients: &mut [f32], momentum: &mut [f32]) {
+/// Moves a matrix and its momentum; clears the gradient. Returns whether all numbers are finite afterwards: a momentum
+/// that is not leaves no weight that is.
+#[must_use]
+pub(super) fn update(rule: &Rule, values: &mut [f32], gradients: &mut [f32], momentum: &mut [f32]) -> bool {
     let mut update = Buffer::any(values.len());
     simd::vectorized!(|| look_ahead(rule, gradients, momentum, &mut update));
     orthogonalize(&mut update, rule.rows, rule.cols, rule.precision);
-    simd::vectorized!(|| {
+    let largest = simd::vectorized!(|| {
+        let mut largest = 0;
         for (value, update) in values.iter_mut().zip(update.iter()) {
             *value = *value * rule.keep - rule.step_size * update;
+            largest = largest.max(simd::magnitude_bits(*value));
         }
+        largest
     });
+    f32::from_bits(largest).is_finite()
 }
 
 /// Momentum as an average of gradients, and the step that it promises (Nesterov).
@@ -87,14 +93,11 @@ fn look_ahead(rule: &Rule, gradients: &mut [f32], momentum: &mut [f32], update: 
 }
 
 /// Replaces a matrix (rows, cols) by one with the same singular vectors and all singular values near 1: U V^T of its
-/// singular value decomposition U S V^T. A matrix of zeros stays as it is.
+/// singular value decomposition U S V^T. A matrix that [`normalize`] leaves alone stays as it is.
 fn orthogonalize(matrix: &mut [f32], rows: usize, cols: usize, precision: Precision) {
-    let norm = sum_of_squares(matrix).sqrt();
-    if norm == 0.0 {
+    if !normalize(matrix) {
         return;
     }
-    let scale = (1.0 / norm) as f32;
-    matrix.iter_mut().for_each(|x| *x *= scale);
     // X X^T of the shorter side, or X^T X: the same polynomial.
     let (side, is_wide) = (rows.min(cols), rows <= cols);
     let (mut gram, mut factor) = (Buffer::any(side * side), Buffer::any(side * side));
@@ -114,6 +117,28 @@ fn orthogonalize(matrix: &mut [f32], rows: usize, cols: usize, precision: Precis
         matmul(MatMut::new(&mut next, rows, cols), left, right, Store::Overwrite, precision);
         matrix.copy_from_slice(&next);
     }
+}
+
+/// Largest magnitudes whose squares add up in f32 without underflow or overflow that matters: from about 9e-16 to 1e15.
+const SQUARED_SAFELY: std::ops::RangeInclusive<f32> = 1.0 / (1u64 << 50) as f32..=(1u64 << 50) as f32;
+
+/// Divides a matrix by its Frobenius norm, whatever its size: the momentum of an expert that gets no tokens halves every
+/// 14 steps and passes through all magnitudes down to zero. Returns false for a matrix that is left alone: one of zeros,
+/// one whose largest number is below f32's normal range, where too few digits are left for a direction, and one with a
+/// number that is not finite.
+fn normalize(matrix: &mut [f32]) -> bool {
+    let largest = f32::from_bits(simd::vectorized!(|| simd::max_magnitude_bits(matrix)));
+    if !(f32::MIN_POSITIVE..=f32::MAX).contains(&largest) {
+        return false;
+    }
+    if !SQUARED_SAFELY.contains(&largest) {
+        // By a power of two, which is exact: the largest magnitude comes to between 1 and 2.
+        let scale = (-f64::from(largest).log2().floor()).exp2() as f32;
+        matrix.iter_mut().for_each(|x| *x *= scale);
+    }
+    let scale = (1.0 / sum_of_squares(matrix).sqrt()) as f32;
+    matrix.iter_mut().for_each(|x| *x *= scale);
+    true
 }
 
 /// `dst = scale a b` (side, side) where that is known to be symmetric: half of it is computed.
@@ -178,10 +203,80 @@ mod tests {
     }
 
     #[test]
-    fn zeros_stay_zeros() {
-        let mut zeros = vec![0.0; 12];
-        orthogonalize(&mut zeros, 3, 4, Precision::F32);
-        assert_eq!(zeros, [0.0; 12]);
+    fn a_matrix_of_any_size_is_orthogonalised_like_its_multiple_or_left_alone() {
+        let original = matrix(24, 40);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let mut expected = original.clone();
+            orthogonalize(&mut expected, 24, 40, precision);
+            for exponent in -45..=37 {
+                let size = 10f64.powi(exponent);
+                let scaled: Vec<f32> = original.iter().map(|&x| (f64::from(x) * size) as f32).collect();
+                let mut result = scaled.clone();
+                orthogonalize(&mut result, 24, 40, precision);
+                // The largest of 960 normal draws is between 2 and 5.
+                if exponent < -38 {
+                    assert_eq!(result, scaled, "1e{exponent} is left alone");
+                } else {
+                    let furthest = result.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    // Below 1e-36 some of the numbers have lost digits already.
+                    let tolerance = if exponent < -36 || precision == Precision::Bf16 { 0.02 } else { 1e-4 };
+                    assert!(furthest < tolerance, "1e{exponent}, {precision:?}: {furthest}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_that_need_no_scaling_keep_their_bits() {
+        let (mut found, mut expected) = (matrix(24, 40), matrix(24, 40));
+        assert!(normalize(&mut found));
+        let scale = (1.0 / sum_of_squares(&expected).sqrt()) as f32;
+        expected.iter_mut().for_each(|x| *x *= scale);
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn zeros_and_a_single_number_of_any_size_stay_finite() {
+        for number in [0.0, 1e-45, 1e-40, f32::MIN_POSITIVE, 3e-39, 1e-30, -1e-20, 1.0, -1e20, f32::MAX] {
+            let mut single = vec![0.0; 12];
+            single[5] = number;
+            orthogonalize(&mut single, 3, 4, Precision::F32);
+            let normal = number.abs() >= f32::MIN_POSITIVE;
+            // Its one singular value comes near 1.
+            let fits = |x: f32| if normal { (0.4..1.6).contains(&(x * number.signum())) } else { x == number };
+            assert!(fits(single[5]), "{number} becomes {}", single[5]);
+            assert!(single.iter().enumerate().all(|(index, &x)| index == 5 || x == 0.0), "{number}: {single:?}");
+        }
+    }
+
+    #[test]
+    fn an_update_tells_of_numbers_that_are_not_finite() {
+        let config = crate::config::Config::default().optimizer;
+        let rule = Rule::new(&config, &[3, 4], 0.01, 1.0, Precision::F32);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for place in 0..3 {
+                let mut buffers = [vec![1.0; 12], vec![0.5; 12], vec![0.1; 12]];
+                let [values, gradients, momentum] = buffers.each_mut();
+                assert!(update(&rule, values, gradients, momentum));
+                buffers[place][7] = bad;
+                let [values, gradients, momentum] = buffers.each_mut();
+                assert!(!update(&rule, values, gradients, momentum), "{bad} in buffer {place}");
+            }
+        }
+    }
+
+    /// A gradient for some steps, then none: what an expert that gets no tokens any more goes through.
+    #[test]
+    fn an_idle_matrix_stays_finite_until_its_momentum_is_gone() {
+        let config = crate::config::Config::default().optimizer;
+        let config = OptimizerConfig { weight_decay: 0.1, muon_momentum: 0.95, ..config };
+        let rule = Rule::new(&config, &[8, 12], 0.01, 1.0, Precision::F32);
+        let (mut values, mut gradients, mut momentum) = (matrix(8, 12), matrix(8, 12), vec![0.0; 96]);
+        for step in 0..2500 {
+            assert!(update(&rule, &mut values, &mut gradients, &mut momentum), "step {step}");
+            let largest = values.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+            assert!(largest < 5.0, "step {step}: {largest}");
+        }
     }
 
     #[test]
@@ -190,7 +285,7 @@ mod tests {
         let config = OptimizerConfig { weight_decay: 0.5, muon_momentum: 0.95, ..config };
         let rule = Rule::new(&config, &[24, 40], 0.01, 1.0, Precision::F32);
         let (mut values, mut gradients, mut momentum) = (vec![1.0; 960], matrix(24, 40), vec![0.0; 960]);
-        update(&rule, &mut values, &mut gradients, &mut momentum);
+        assert!(update(&rule, &mut values, &mut gradients, &mut momentum));
         let moved = values.iter().map(|&value| f64::from(value - 0.995).powi(2)).sum::<f64>() / 960.0;
         // 0.2 times the learning rate.
         assert!((moved.sqrt() - 0.002).abs() < 2e-4, "{}", moved.sqrt());

@@ -8,7 +8,8 @@
 //! For each class the share of its tokens that reach expert e, as for domains: of the tokens as input, and of the
 //! positions that predict one. The loss of a class is the mean over the positions that predict it.
 
-use super::information::mutual_information;
+use super::information::{chance_information, explained, mutual_information};
+use super::load::load;
 use super::trace::{LayerTrace, Trace, ratio};
 use crate::dataset::Tokens;
 use crate::tokenizer::Tokenizer;
@@ -181,6 +182,9 @@ pub struct ClassSpecialisation {
     pub target: Vec<Vec<f64>>,
     /// Mutual information of input class and expert, in bits.
     pub information: f64,
+    /// What the class explains of the choice of experts: information beyond chance, over all that there is to tell. None
+    /// where there is nothing to tell.
+    pub explained: Option<f64>,
     /// Input tokens that reach each expert.
     #[serde(skip)]
     pub served: Vec<Vec<u64>>,
@@ -244,10 +248,14 @@ pub fn class_specialisation(
         rows.iter().map(of).collect()
     };
     let served = count(classes);
+    let information = mutual_information(&served.concat(), E);
+    let counts_E = layer.counts_E(E);
+    let chance = chance_information(present.len(), E, counts_E.iter().sum());
     ClassSpecialisation {
         input: share(&served),
         target: share(&count(classes.get(1..).unwrap_or_default())),
-        information: mutual_information(&served.concat(), E),
+        information,
+        explained: explained(information, chance, &load(&counts_E).share, K),
         served,
     }
 }
@@ -336,6 +344,7 @@ mod tests {
 
         let trace = Trace {
             memories: Vec::new(),
+            time: 16,
             num_experts: 2,
             experts_per_token: 1,
             layers: vec![layer],

@@ -203,6 +203,7 @@ mod tests {
         let tokens = experts.len() / K;
         Trace {
             memories: Vec::new(),
+            time: 16,
             num_experts: E,
             experts_per_token: K,
             layers: vec![layer(experts)],

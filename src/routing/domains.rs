@@ -12,7 +12,8 @@
 //! Where every domain has few documents, blocks of one document still resemble each other, and a small p says that the
 //! documents differ, which need not be because of their domains.
 
-use super::information::mutual_information;
+use super::information::{explained, mutual_information};
+use super::load::load;
 use super::trace::{LayerTrace, mean, ratio};
 use crate::dataset::Tokens;
 use crate::random::Stream;
@@ -30,6 +31,9 @@ pub struct DomainSpecialisation {
     pub share: Vec<Vec<f64>>,
     /// Bits.
     pub information: f64,
+    /// What the domain explains of the choice of experts: information beyond the baseline's mean, over all that there is
+    /// to tell. None where there is nothing to tell, or no baseline.
+    pub explained: Option<f64>,
     /// None with a single domain or block.
     pub baseline: Option<Baseline>,
     pub z: Option<f64>,
@@ -101,7 +105,9 @@ pub fn domain_specialisation(
     let sd = mean(permuted.iter().map(|bits| (bits - average).powi(2))).sqrt();
     let reached = permuted.iter().filter(|&&bits| bits >= information).count() as u64;
     let tokens_of = |row: &[u64]| row.iter().sum::<u64>() / K as u64;
+    let load = load(&layer.counts_E(E)).share;
     DomainSpecialisation {
+        explained: several.then(|| explained(information, average, &load, K)).flatten(),
         tokens: observed.chunks_exact(E).map(tokens_of).collect(),
         share: observed
             .chunks_exact(E)

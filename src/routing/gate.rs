@@ -22,10 +22,14 @@ pub struct Gate {
     pub router_entropy: f64,
     /// ln E
     pub router_entropy_max: f64,
-    pub margin_mean: f64,
-    pub margin_quantiles: Quantiles,
+    /// None where every token has all experts, so that nothing is decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margin_mean: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margin_quantiles: Option<Quantiles>,
     /// Share of tokens with a margin below a tenth of 1 / E.
-    pub close: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub close: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -47,6 +51,7 @@ pub fn gate(sums: &Sums, counts_E: &[u64]) -> Gate {
     let quantile =
         |percent: usize| margins.get((tokens * percent).div_ceil(100).saturating_sub(1)).map_or(0.0, |&m| f64::from(m));
     let close = margins.partition_point(|&margin| f64::from(margin) < CLOSE / counts_E.len() as f64);
+    let decides = sums.gates_K.len() < counts_E.len();
     let over = |sum: f64| if tokens == 0 { 0.0 } else { sum / tokens as f64 };
     let by_expert = sums.gates_E.iter().zip(counts_E);
     Gate {
@@ -54,9 +59,13 @@ pub fn gate(sums: &Sums, counts_E: &[u64]) -> Gate {
         mean_by_expert: by_expert.map(|(&sum, &count)| (count > 0).then(|| sum / count as f64)).collect(),
         router_entropy: over(sums.entropy),
         router_entropy_max: (counts_E.len() as f64).ln(),
-        margin_mean: over(margins.iter().map(|&margin| f64::from(margin)).sum()),
-        margin_quantiles: Quantiles { tenth: quantile(10), median: quantile(50), ninetieth: quantile(90) },
-        close: ratio(close as u64, tokens as u64),
+        margin_mean: decides.then(|| over(margins.iter().map(|&margin| f64::from(margin)).sum())),
+        margin_quantiles: decides.then(|| Quantiles {
+            tenth: quantile(10),
+            median: quantile(50),
+            ninetieth: quantile(90),
+        }),
+        close: decides.then(|| ratio(close as u64, tokens as u64)),
     }
 }
 
@@ -79,11 +88,14 @@ mod tests {
         assert_eq!(gate.mean_by_expert, [Some(0.5), None, Some(0.5)]);
         close(gate.router_entropy, 0.5);
         close(gate.router_entropy_max, 3f64.ln());
-        close(gate.margin_mean, 0.53 / 4.0);
-        let Quantiles { tenth, median, ninetieth } = gate.margin_quantiles;
+        close(gate.margin_mean.unwrap(), 0.53 / 4.0);
+        let Quantiles { tenth, median, ninetieth } = gate.margin_quantiles.unwrap();
         [(tenth, -0.1), (median, 0.03), (ninetieth, 0.4)]
             .iter()
             .for_each(|&(quantile, expected)| close(quantile, expected));
-        close(gate.close, 0.5);
+        close(gate.close.unwrap(), 0.5);
+        // With both of two experts for every token nothing is decided.
+        let all = super::gate(&Sums { gates_E: vec![2.0, 2.0], ..sums }, &[4, 4]);
+        assert_eq!((all.close, all.margin_mean, all.margin_quantiles), (None, None, None));
     }
 }

@@ -29,6 +29,9 @@ pub struct Curves {
     pub z_loss: Vec<f64>,
     pub lr: Vec<f64>,
     pub grad_norm: Vec<Option<f64>>,
+    /// Share of dropped pairs, where experts have a capacity: in training only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dropped_share: Vec<f64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -53,6 +56,7 @@ struct Line {
     lr: f64,
     expert_load: Vec<Vec<f64>>,
     router_entropy: Vec<f64>,
+    dropped_share: Option<f64>,
 }
 
 /// What `metrics.jsonl` has to tell; none where there is no such file, or nothing in it. Lines that are not of its kind
@@ -85,6 +89,7 @@ fn curves(lines: &[&Line]) -> Curves {
         z_loss: column(|line| line.z_loss),
         lr: column(|line| line.lr),
         grad_norm: lines.iter().map(|line| line.grad_norm).collect(),
+        dropped_share: lines.iter().map(|line| line.dropped_share).collect::<Option<_>>().unwrap_or_default(),
     }
 }
 

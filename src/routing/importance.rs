@@ -106,11 +106,20 @@ impl Differences {
 
 const REMOVALS: [Removal; 2] = [Removal::Renormalised, Removal::Zeroed];
 
-/// Takes out every expert of every MoE layer in turn. `losses_N` are those with all experts, `domains_N` the domain of
+/// About how many passes over a text [`knock_out`] takes, as parts of a layer's depth: two for each expert, from its layer
+/// on.
+pub fn knockout_passes(model: &Transformer) -> f64 {
+    let depth = model.model.num_hidden_layers.max(1) as f64;
+    let of = |layer: usize| (REMOVALS.len() * model.model.num_experts) as f64 * (depth - layer as f64) / depth;
+    1.0 + model.moe_layers().into_iter().map(of).sum::<f64>()
+}
+
+/// Takes out every expert of every MoE layer in turn, in windows of `time` tokens. `losses_N` are those with all experts, `domains_N` the domain of
 /// each position. `progress` hears how many of the text's tokens are done.
 pub fn knock_out(
     model: &Transformer,
     tokens: &Tokens,
+    time: usize,
     losses_N: &[f32],
     domains_N: &[u16],
     mut progress: impl FnMut(usize),
@@ -119,7 +128,7 @@ pub fn knock_out(
     let experts = model.model.num_experts;
     let nothing = Differences { by_domain: vec![0.0; tokens.domains.len()], ..Differences::default() };
     let mut differences = vec![nothing; layers.len() * REMOVALS.len() * experts];
-    for (positions, pass) in passes(tokens, model.model.max_position_embeddings) {
+    for (positions, pass) in passes(tokens, time) {
         let ids_N = &tokens.ids[positions.clone()];
         let targets_N = &tokens.ids[positions.start + 1..positions.end + 1];
         // The residual stream before each layer's feed-forward.
@@ -243,8 +252,8 @@ mod tests {
         let domains = vec!["a".into(), "b".into()];
         let tokens = Tokens { domains, texts: vec![(0..10, 0), (10..30, 1)], ids, ..Tokens::default() };
         let domains_N: Vec<u16> = (0..29).map(|position| u16::from(position >= 10)).collect();
-        let trace = Trace::record(&model, &tokens, &[], |_| Ok(())).unwrap();
-        let knockouts = knock_out(&model, &tokens, &trace.losses_N, &domains_N, |_| ()).unwrap();
+        let trace = Trace::record(&model, &tokens, 8, &[], |_| Ok(())).unwrap();
+        let knockouts = knock_out(&model, &tokens, 8, &trace.losses_N, &domains_N, |_| ()).unwrap();
         assert_eq!(knockouts.len(), 2);
         for (moe_layer, knockouts) in knockouts.iter().enumerate() {
             let Knockouts { renormalised, zeroed } = knockouts;
@@ -253,7 +262,7 @@ mod tests {
                 let down = routed.experts[expert].down.clone();
                 let kept = model.parameters.values()[down.clone()].to_vec();
                 model.parameters.values_mut()[down.clone()].fill(0.0);
-                let without = Trace::record(&model, &tokens, &[], |_| Ok(())).unwrap();
+                let without = Trace::record(&model, &tokens, 8, &[], |_| Ok(())).unwrap();
                 model.parameters.values_mut()[down].copy_from_slice(&kept);
                 close(zeroed.delta[expert], without.loss() - trace.loss());
                 let in_b = |trace: &Trace| trace.losses_N[10..].iter().map(|&loss| f64::from(loss)).sum::<f64>() / 19.0;

@@ -2,8 +2,12 @@
 //!
 //! - Mutual information of a table of counts n_ij over n: I = sum_ij n_ij / n log2 (n_ij n / (n_i. n_.j)) bits (Cover and
 //!   Thomas 2006, eq. 2.28). It is never negative, and above 0 by chance wherever counts are finite.
+//! - Explained share: mutual information of what a group of tokens tells about the expert, less what chance gives, over
+//!   what there is to tell. The expert of a (token, expert) pair has the entropy H of the loads; who knows the token knows
+//!   its K experts, and which of them the pair has remains open: there are H - log2 K bits to tell.
 //! - Evidence of a two-by-two table: the log-likelihood ratio 2 n I ln 2 (Dunning 1993) as bits, n I: how many bits
-//!   the knowledge of one side saves in telling the other, over all n tokens.
+//!   the knowledge of one side saves in telling the other, over all n tokens. Chance reaches E bits with a probability of
+//!   about 2^-E at most.
 
 /// Mutual information in bits of a table of counts with `columns` columns.
 pub fn mutual_information(counts: &[u64], columns: usize) -> f64 {
@@ -19,6 +23,20 @@ pub fn mutual_information(counts: &[u64], columns: usize) -> f64 {
         }
     }
     bits
+}
+
+/// The part of an information that `chance` does not give, of all that there is to tell about one of a token's K experts;
+/// `share_E` is their load. None where nothing is open: every token has the same experts.
+pub fn explained(information: f64, chance: f64, share_E: &[f64], K: usize) -> Option<f64> {
+    let entropy = -share_E.iter().filter(|&&share| share > 0.0).map(|share| share * share.log2()).sum::<f64>();
+    let open = entropy - (K as f64).log2();
+    (open > 1e-9).then(|| (information - chance).max(0.0) / open)
+}
+
+/// What a table of `pairs` independent pairs has by chance in the mean (Miller 1955): its degrees of freedom over 2 n ln 2.
+pub fn chance_information(groups: usize, experts: usize, pairs: u64) -> f64 {
+    let freedom = (groups.saturating_sub(1) * experts.saturating_sub(1)) as f64;
+    freedom / (2.0 * pairs.max(1) as f64 * std::f64::consts::LN_2)
 }
 
 /// Bits of evidence that `part` of `all` tokens depends on `served` of `all`, where `both` have both: n I of the table
@@ -73,6 +91,24 @@ mod tests {
         // 1/2 log2 (4/3) + 1/4 log2 (2/3) + 1/4 log2 2
         close(mutual_information(&[2, 1, 0, 1], 2), 0.311_278_1);
         close(mutual_information(&[0, 0, 0, 0], 2), 0.0);
+    }
+
+    #[test]
+    fn what_is_explained_is_a_share_of_what_there_is_to_tell() {
+        // Even loads of four experts, one each: 2 bits. Half a bit, of which 0.1 is chance.
+        close(explained(0.5, 0.1, &[0.25; 4], 1).unwrap(), 0.2);
+        // Two of four for each token: 1 bit is left to tell, and a table that tells it all has 1 bit.
+        close(explained(1.0, 0.0, &[0.25; 4], 2).unwrap(), 1.0);
+        close(explained(0.1, 0.2, &[0.25; 4], 2).unwrap(), 0.0);
+        assert_eq!(explained(0.0, 0.0, &[0.25; 4], 4), None);
+        assert_eq!(explained(0.0, 0.0, &[1.0], 1), None);
+        // 2 x 3 degrees of freedom over 2 * 1000 ln 2.
+        close(chance_information(3, 4, 1000), 0.004_328_1);
+        // Independent pairs have about that much.
+        let stream = crate::random::Stream::new(3, "pairs", &[]);
+        let mut counts = vec![0u64; 12];
+        (0..1000).for_each(|n| counts[(stream.uniform(n) * 12.0) as usize] += 1);
+        assert!((mutual_information(&counts, 4) - 0.0043).abs() < 0.004);
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub struct NgramGate {
 /// One entry a memory.
 pub fn memories(model: &Transformer, trace: &Trace, tokens: &Tokens, tokenizer: &Tokenizer) -> Vec<MemoryReport> {
     let minimum = minimum_count(trace.tokens());
-    let time = model.model.max_position_embeddings;
+    let time = trace.time;
     let report = |memory: &MemoryTrace| MemoryReport {
         layer: memory.layer,
         ngrams: model.model.memory_ngrams.clone(),

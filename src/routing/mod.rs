@@ -32,7 +32,7 @@ pub use compare::{Comparison, ModelFacts, Side, match_layers};
 pub use domains::blocks;
 pub use excerpt::{domains_of, excerpt_positions};
 pub use history::history;
-pub use importance::{Knockouts, knock_out};
+pub use importance::{Knockouts, knock_out, knockout_passes};
 pub use load::load;
 pub use page::page;
 pub use palette::{expert_colour, legend, paint};

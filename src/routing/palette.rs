@@ -1,5 +1,6 @@
-//! A colour for every expert, and text painted with it for terminals with 24-bit colour.
+//! A colour for every expert, and text painted with it for terminals.
 
+use crate::terminal::{Colours, nearest_indexed};
 use std::fmt::Write;
 
 /// The palette of Okabe and Ito (2008), which stays distinct under the common forms of colour blindness. Its black is
@@ -15,7 +16,11 @@ const OKABE_ITO: [(u8, u8, u8); 8] = [
     (80, 80, 80),
 ];
 
-/// Columns of a legend line.
+/// The backgrounds that come nearest to these, then the others, of the 16 colours of ANSI, as SGR parameters (ECMA-48,
+/// section 8.3.117, and aixterm's bright ones). Black and white, one of which is the terminal's own, are left out.
+const ANSI: [u8; 14] = [43, 106, 42, 103, 44, 41, 105, 100, 46, 102, 104, 101, 45, 47];
+
+/// Columns of a legend line at most.
 const WIDTH: usize = 100;
 
 /// The colour of an expert as red, green, blue: Okabe and Ito's for the first eight, then fourteen hues in each of four
@@ -43,28 +48,48 @@ fn hsl(hue: f64, saturation: f64, lightness: f64) -> (u8, u8, u8) {
 
 /// Appends `text` to `out` on a background of the expert's colour, in black or white, whichever reads better. The
 /// colour is switched off around line ends, where terminals would smear it over the rest of the line.
-pub fn paint(text: &str, expert: usize, out: &mut String) {
-    let (r, g, b) = expert_colour(expert);
-    // Relative luminance by Rec. 709, on gamma-encoded values.
-    let luminance = 0.2126 * f64::from(r) + 0.7152 * f64::from(g) + 0.0722 * f64::from(b);
-    let foreground = if luminance > 115.0 { "0;0;0" } else { "255;255;255" };
+pub fn paint(text: &str, expert: usize, colours: Colours, out: &mut String) {
+    let on = switched_on(expert, colours);
     for line in text.split_inclusive(['\n', '\r']) {
         let visible = line.trim_end_matches(['\n', '\r']);
         if !visible.is_empty() {
             // Writing to a String cannot fail.
-            let _ = write!(out, "\x1b[48;2;{r};{g};{b}m\x1b[38;2;{foreground}m{visible}\x1b[0m");
+            let _ = write!(out, "{on}{visible}\x1b[0m");
         }
         out.push_str(&line[visible.len()..]);
     }
 }
 
-/// The numbers of all experts, each painted in its colour, in lines of at most 100 columns.
-pub fn legend(num_experts: usize) -> String {
+/// The sequence that switches an expert's colours on.
+fn switched_on(expert: usize, colours: Colours) -> String {
+    let (r, g, b) = expert_colour(expert);
+    // Relative luminance by Rec. 709, on gamma-encoded values.
+    let luminance = 0.2126 * f64::from(r) + 0.7152 * f64::from(g) + 0.0722 * f64::from(b);
+    let dark = luminance <= 115.0;
+    match colours {
+        Colours::Rgb => {
+            let foreground = if dark { "255;255;255" } else { "0;0;0" };
+            format!("\x1b[48;2;{r};{g};{b}m\x1b[38;2;{foreground}m")
+        }
+        Colours::Indexed => {
+            let foreground = if dark { 231 } else { 16 };
+            format!("\x1b[48;5;{}m\x1b[38;5;{foreground}m", nearest_indexed((r, g, b)))
+        }
+        Colours::Ansi => {
+            let background = ANSI[expert % ANSI.len()];
+            let foreground = if [41, 44, 45, 100].contains(&background) { 97 } else { 30 };
+            format!("\x1b[{background}m\x1b[{foreground}m")
+        }
+    }
+}
+
+/// The numbers of all experts, each painted in its colour, in lines of at most `width` columns, 100 if it is more.
+pub fn legend(num_experts: usize, width: usize, colours: Colours) -> String {
     let digits = num_experts.saturating_sub(1).to_string().len();
-    let per_line = WIDTH / (digits + 3);
+    let per_line = (width.min(WIDTH) / (digits + 3)).max(1);
     let mut out = String::new();
     for expert in 0..num_experts {
-        paint(&format!(" {expert:>digits$} "), expert, &mut out);
+        paint(&format!(" {expert:>digits$} "), expert, colours, &mut out);
         let line_ends = (expert + 1) % per_line == 0 || expert + 1 == num_experts;
         out.push(if line_ends { '\n' } else { ' ' });
     }
@@ -89,20 +114,36 @@ mod tests {
     #[test]
     fn colour_ends_before_a_line_does() {
         let mut out = String::new();
-        paint("a\n\nb", 1, &mut out);
+        paint("a\n\nb", 1, Colours::Rgb, &mut out);
         let on = "\x1b[48;2;86;180;233m\x1b[38;2;0;0;0m";
         assert_eq!(out, format!("{on}a\x1b[0m\n\n{on}b\x1b[0m"));
     }
 
     #[test]
-    fn a_legend_of_64_experts_takes_lines_of_at_most_100_columns() {
-        let legend = legend(64);
-        assert_eq!(legend.lines().count(), 4);
-        for line in legend.lines() {
-            let columns: usize =
-                line.split('\x1b').map(|part| part.split_once('m').map_or(part, |(_, text)| text).len()).sum();
-            assert!(columns <= 100, "{columns}");
+    fn fewer_colours_have_sequences_of_their_own() {
+        let painted = |colours| {
+            let mut out = String::new();
+            paint("a", 1, colours, &mut out);
+            out
+        };
+        assert_eq!(painted(Colours::Indexed), "\x1b[48;5;74m\x1b[38;5;16ma\x1b[0m");
+        assert_eq!(painted(Colours::Ansi), "\x1b[106m\x1b[30ma\x1b[0m");
+        for (colours, distinct) in [(Colours::Indexed, 22), (Colours::Ansi, 14)] {
+            let all: std::collections::HashSet<_> = (0..distinct).map(|e| switched_on(e, colours)).collect();
+            assert_eq!(all.len(), distinct, "{colours:?}");
         }
-        assert!(legend.contains(" 63 ") && legend.ends_with('\n'));
+    }
+
+    #[test]
+    fn a_legend_of_64_experts_fits_the_width() {
+        for (width, lines) in [(1_000, 4), (100, 4), (80, 4), (50, 7), (1, 64)] {
+            let legend = legend(64, width, Colours::Rgb);
+            assert_eq!(legend.lines().count(), lines, "{width}");
+            for line in legend.lines() {
+                let columns = console::measure_text_width(line);
+                assert!(columns <= width.max(4), "{columns}");
+            }
+            assert!(legend.contains(" 63 ") && legend.ends_with('\n'));
+        }
     }
 }

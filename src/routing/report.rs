@@ -5,7 +5,7 @@ use super::classes::{self, Class, ClassSpecialisation, ClassTotals};
 use super::compare::Comparison;
 use super::domains::{self, DomainSpecialisation};
 use super::excerpt::{Excerpt, domains_of, excerpts};
-use super::facts::{self, Fact};
+use super::facts::{Fact, Findings, Name, Significance};
 use super::gate::{Gate, gate};
 use super::history::History;
 use super::importance::{self, Importance, Knockouts};
@@ -33,6 +33,8 @@ pub struct Report {
     pub text: TextFacts,
     /// Most notable first.
     pub facts: Vec<Fact>,
+    /// What they, and the experts' labels, needed to count.
+    pub significance: Significance,
     pub domains: Vec<DomainTotals>,
     pub classes: Vec<ClassTotals>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,9 +95,19 @@ pub struct TextFacts {
     pub tokens: usize,
     /// Of the predicted tokens.
     pub bytes: usize,
+    /// Of the predicted tokens, those that do not tell which character they stand for.
+    pub unknown_tokens: usize,
+    pub unknown_share: f64,
+    /// The most frequent of their characters, in words.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub unknown_characters: String,
+    /// Tokens in a window.
+    pub context: usize,
+    pub documents: usize,
     /// Nats per token.
     pub loss: f64,
     pub perplexity: f64,
+    /// The bytes of unknown characters counted, at 8 bits each.
     pub bits_per_byte: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ngram_bits_per_byte: Option<f64>,
@@ -115,6 +127,8 @@ pub struct LayerReport {
     pub layer: usize,
     /// What each expert stands out for, in a few words; may be empty.
     pub labels: Vec<String>,
+    /// What it serves most, and what it stands out for most.
+    pub names: Vec<Name>,
     /// Tokens that reach each expert.
     #[serde(skip)]
     pub counts: Vec<u64>,
@@ -181,18 +195,28 @@ impl Report {
             .map(|layer| layer_report(traced, layer, &labels, knockouts.as_mut().and_then(Iterator::next)))
             .collect();
         let class_totals = classes::class_totals(trace, &labels.present, &labels.classes, &tokens.ids, tokenizer);
-        for layer in &mut layers {
-            layer.labels = facts::labels(layer, &class_totals, &tokens.domains, trace.tokens() as u64);
-        }
         let domain_losses =
             importance::domain_losses(&trace.losses_N, &domains_of(&labels.blocks), tokens.domains.len());
         let names = tokens.domains.iter().zip(domain_losses);
         let domains: Vec<DomainTotals> =
             names.map(|(name, (tokens, loss))| DomainTotals { name: name.clone(), tokens, loss }).collect();
+        let findings = Findings {
+            classes: &class_totals,
+            domains: &domains,
+            tokens: trace.tokens() as u64,
+            experts_per_token: trace.experts_per_token,
+            windows: trace.tokens().div_ceil(trace.time.max(1)),
+            significance: Significance::of(&layers, &class_totals, &domains, trace.experts_per_token),
+        };
+        for layer in &mut layers {
+            layer.labels = findings.labels(layer);
+            layer.names = findings.names(layer);
+        }
+        let (facts, significance) = (findings.facts(&layers), findings.significance);
         let text_of = |position: usize| tokens.texts.partition_point(|(range, _)| range.end <= position);
         let name = |position: usize| context.names.get(text_of(position)).cloned().unwrap_or_default();
         let shape = (trace.num_experts, trace.experts_per_token);
-        let bytes = tokens.predicted_bytes(tokenizer);
+        let predicted = tokens.predicted(tokenizer);
         let loss = trace.loss();
         Self {
             format: 1,
@@ -202,13 +226,19 @@ impl Report {
             text: TextFacts {
                 source: context.source,
                 tokens: trace.tokens(),
-                bytes,
+                bytes: predicted.bytes,
+                unknown_tokens: predicted.unknown_tokens,
+                unknown_share: predicted.unknown_share(),
+                unknown_characters: tokens.unknown.names(),
+                context: trace.time,
+                documents: tokens.texts.len(),
                 loss,
                 perplexity: loss.exp(),
-                bits_per_byte: loss * trace.tokens() as f64 / std::f64::consts::LN_2 / bytes.max(1) as f64,
+                bits_per_byte: predicted.bits_per_byte(loss),
                 ngram_bits_per_byte: context.ngram_bits_per_byte,
             },
-            facts: facts::facts(&layers, &class_totals, &domains, trace.tokens() as u64),
+            facts,
+            significance,
             domains,
             classes: class_totals,
             training: context.training,
@@ -229,7 +259,7 @@ impl Labels {
         let classes = classes::classify(tokens, tokenizer);
         let vocab = model.vocab_size;
         Self {
-            blocks: domains::blocks(tokens, inputs, model.model.max_position_embeddings),
+            blocks: domains::blocks(tokens, inputs, trace.time),
             present: classes::present(&classes),
             classes,
             occurrences: [
@@ -242,15 +272,16 @@ impl Labels {
 }
 
 fn layer_report(traced: &Traced, layer: &LayerTrace, labels: &Labels, knockouts: Option<Knockouts>) -> LayerReport {
-    let Traced { model, tokenizer, tokens, trace, .. } = *traced;
+    let Traced { tokenizer, tokens, trace, .. } = *traced;
     let shape @ (E, K) = (trace.num_experts, trace.experts_per_token);
     let counts = layer.counts_E(E);
-    let block_length = model.model.max_position_embeddings;
+    let block_length = trace.time;
     let source =
         Source { layer, counts_E: &counts, experts_per_token: K, tokens, tokenizer, limits: Limits::of(traced) };
     LayerReport {
         layer: layer.layer,
         labels: Vec::new(),
+        names: Vec::new(),
         load: load(&counts),
         gate: gate(&layer.sums, &counts),
         domains: domains::domain_specialisation(layer, &labels.blocks, tokens.domains.len(), shape, block_length),
@@ -327,7 +358,7 @@ mod tests {
         let parts = [Part { domain: "d", text: &text }];
         let tokens = Tokens::encode(&parts, &tokenizer).unwrap();
         let excerpts = super::super::excerpt_positions(&tokens, 1);
-        let mut trace = Trace::record(&model, &tokens, &excerpts, |_| Ok(())).unwrap();
+        let mut trace = Trace::record(&model, &tokens, 16, &excerpts, |_| Ok(())).unwrap();
         for (position, expert) in trace.layers[0].experts_NK.iter_mut().enumerate() {
             let is_digit = tokenizer.token_bytes(tokens.ids[position])[0].is_ascii_digit();
             *expert = if is_digit { 2 } else { (position % 2) as u16 };
@@ -343,9 +374,15 @@ mod tests {
         let first = &report.facts[0];
         assert_eq!((first.measure, first.layer, first.expert), (Measure::Class, Some(0), Some(2)));
         // Four of the 18 bytes of a line.
-        assert_eq!(first.text, "Layer 0, expert 2 handles 100% of numbers and dates (22% of all tokens come here)");
+        assert_eq!(first.text, "Layer 0, expert 2 gets 100% of numbers and dates (22% of all tokens come here)");
         assert!(report.facts.iter().any(|fact| fact.text.contains("1 of 4 experts is dead")), "{:?}", report.facts);
         assert_eq!(report.layers[0].labels[2], "numbers and dates");
+        // Experts 0 and 1 serve every kind but numbers; most of it is inside words, which nobody else serves either.
+        let names = &report.layers[0].names;
+        assert_eq!((names[2].mostly, names[2].mostly_share), (Some("numbers and dates"), Some(1.0)));
+        assert_eq!((names[0].mostly, names[3].mostly), (Some("word continuations"), None));
+        assert!((names[0].mostly_share.unwrap() - 8.0 / 14.0).abs() < 0.01, "{names:?}");
+        assert!(report.facts.iter().all(|fact| fact.evidence >= report.significance.bits), "{report:?}");
         assert_eq!((report.layers[0].labels[3].as_str(), &report.layers[0].load.dead[..]), ("", &[3][..]));
     }
 

@@ -2,6 +2,7 @@
 
 use super::compare::{Comparison, LayerComparison, ModelFacts};
 use super::summary::{Style, heading, wrapped};
+use crate::terminal;
 use crate::train::prepare::grouped;
 
 /// Pairs of experts listed for a layer, the most similar first.
@@ -10,17 +11,18 @@ const PAIRS: usize = 24;
 /// The whole comparison. Lines end with a newline.
 pub fn render_comparison(comparison: &Comparison, style: Style) -> String {
     let Comparison { a, b, a_facts, b_facts, layers, .. } = comparison;
+    let (a, b) = (terminal::line(a), terminal::line(b));
     let mut out = format!("A  {a}\nB  {b}\n\n{:<22}  {:>14}  {:>14}\n", "", "A", "B");
     let mut row = |name: &str, value: &dyn Fn(&ModelFacts) -> String| {
         out += &format!("{name:<22}  {:>14}  {:>14}\n", value(a_facts), value(b_facts));
     };
     row("step", &|facts| facts.step.map_or_else(|| "-".into(), grouped));
     row("parameters", &|facts| grouped(facts.parameters));
-    row("  active for a token", &|facts| grouped(facts.active_parameters));
+    row("  active per token", &|facts| grouped(facts.active_parameters));
     row("experts", &|facts| format!("{} of {}", facts.experts_per_token, facts.experts));
     row("nats/token", &|facts| format!("{:.4}", facts.loss));
     row("bits/byte", &|facts| format!("{:.4}", facts.bits_per_byte));
-    row("busiest expert, x even", &|facts| extremes(&facts.max_over_uniform));
+    row("busiest, x fair share", &|facts| extremes(&facts.max_over_uniform));
     row("router entropy, nats", &|facts| extremes(&facts.router_entropy));
     if layers.is_empty() {
         return out + "\nThey have no MoE layers to match.\n";

@@ -1,10 +1,11 @@
 //! A [`Report`] as one screen of text, at most 100 columns wide: the most notable findings in words, then a line for each
 //! layer, class and domain.
 
-use super::facts::Fact;
+use super::facts::{Fact, Name, Significance};
 use super::memory::NgramGate;
 use super::paint;
 use super::report::{LayerReport, Report};
+use crate::terminal::{self, Colours};
 use crate::train::prepare::grouped;
 
 const WIDTH: usize = 100;
@@ -14,20 +15,24 @@ const LEAD: usize = 3;
 const BARS: usize = 24;
 /// Columns of a class's or domain's name.
 const NAME: usize = 24;
-/// Lines for what the experts of a layer stand out for.
-const LABEL_LINES: usize = 3;
+/// Lines and columns for the names of a layer's experts.
+const LABEL_LINES: usize = 4;
+const LABEL_COLUMNS: usize = 2;
 /// Rows of classes and of domains.
 const ROWS: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     Plain,
-    /// 24-bit ANSI colours.
-    Colour,
+    Colour(Colours),
 }
 
 /// The whole summary. Lines end with a newline.
 pub fn render(report: &Report, style: Style) -> String {
+    if report.model.experts == 1 && !report.layers.is_empty() {
+        let nothing = "Every token goes to the only expert of each layer: there is no routing to report.\n".to_string();
+        return introduction(report) + &nothing + &losses(report, style) + &memories(report, style);
+    }
     if report.layers.is_empty() {
         let nothing = "This model has no MoE layers: there is no routing to report.\n".to_string();
         return nothing + &memories(report, style);
@@ -38,15 +43,21 @@ pub fn render(report: &Report, style: Style) -> String {
         out += &wrapped(&format!("  {number}. {text}"), 5);
     }
     if report.facts.is_empty() {
-        out += "  Nothing stands out from chance.\n";
+        let Significance { tests, level, .. } = report.significance;
+        let (tests, level) = (grouped(tests as usize), 100.0 * level);
+        let nothing = format!("  Nothing that {tests} tests tell from chance (all together at {level:.0}%).");
+        out += &wrapped(&nothing, 2);
     }
     out += &heading("Layers", style);
     out += &layers(report);
-    out += &heading("What the experts stand out for", style);
-    for layer in &report.layers {
-        out += &labels(layer, style);
+    out += &explanation(report);
+    if report.model.experts_per_token < report.model.experts {
+        out += &heading("The experts: what each mostly reads (share of its tokens); what is most typical of it", style);
+        for layer in &report.layers {
+            out += &names(layer, style);
+        }
     }
-    out += &served(report, style);
+    out += &losses(report, style);
     out += &memories(report, style);
     out += &knockouts(report, style);
     out += &trained(report);
@@ -54,7 +65,7 @@ pub fn render(report: &Report, style: Style) -> String {
 }
 
 pub fn heading(text: &str, style: Style) -> String {
-    let (bold, reset) = if style == Style::Colour { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+    let (bold, reset) = if style != Style::Plain { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
     format!("\n{bold}{text}{reset}\n")
 }
 
@@ -64,7 +75,7 @@ fn introduction(report: &Report) -> String {
     let plural = if report.layers.len() == 1 { "" } else { "s" };
     let ngram = text.ngram_bits_per_byte.map_or(String::new(), |ngram| format!(" (n-gram {ngram:.4})"));
     let first = format!(
-        "{}{step}: {} MoE layer{plural}, {} of {} experts for each token",
+        "{}{step}: {} MoE layer{plural}, {} of {} experts per token",
         run.name,
         report.layers.len(),
         model.experts_per_token,
@@ -75,42 +86,89 @@ fn introduction(report: &Report) -> String {
         "{tokens} tokens of {}: {:.4} nats/token, {:.4} bits/byte{ngram}",
         text.source, text.loss, text.bits_per_byte
     );
-    wrapped(&first, 2) + &wrapped(&second, 2)
+    let mut out = wrapped(&first, 2) + &wrapped(&second, 2);
+    if text.unknown_tokens > 0 {
+        let unknown = format!(
+            "{} of the tokens ({:.2}%) are characters that the tokenizer does not know: {}; bits/byte count 8 bits for \
+             each of their bytes, nats/token do not",
+            grouped(text.unknown_tokens),
+            100.0 * text.unknown_share,
+            visible(&text.unknown_characters).replace('␣', " ")
+        );
+        out += &wrapped(&unknown, 2);
+    }
+    let dropped = report.training.as_ref().and_then(|training| training.train.dropped_share.last());
+    if let Some(dropped) = dropped {
+        out += &wrapped(
+            &format!(
+                "in training {:.1}% of the choices were dropped at the end, because the expert was full; here none is",
+                100.0 * dropped
+            ),
+            2,
+        );
+    }
+    out
+}
+
+/// A column of the table of layers: its head, its width, and a layer's entry.
+type Column = (&'static str, usize, fn(&LayerReport) -> String);
+
+/// Those that mean something in any model with several experts.
+const GATE_COLUMNS: [Column; 3] = [
+    ("first gate", 10, |layer| format!("{:.2}", layer.gate.mean_by_rank.first().copied().unwrap_or(0.0))),
+    ("effective experts", 17, |layer| format!("{:.1}", layer.gate.router_entropy.exp())),
+    ("same as previous", 16, |layer| {
+        format!("{:.0}% ({:.0}%)", 100.0 * layer.repetition.first, 100.0 * layer.repetition.first_expected)
+    }),
+];
+/// And those that need a choice: where every token has all experts, they are the same for every model.
+const CHOICE_COLUMNS: [Column; 5] = [
+    ("busiest", 7, |layer| format!("{:.2}x", layer.load.max_over_uniform)),
+    ("evenness", 8, |layer| format!("{:.3}", layer.load.entropy)),
+    ("close", 5, |layer| percent_of(layer.gate.close)),
+    ("domain", 6, |layer| percent_of(layer.domains.explained)),
+    ("kind", 4, |layer| percent_of(layer.classes.explained)),
+];
+
+fn percent_of(share: Option<f64>) -> String {
+    match share {
+        None => "-".into(),
+        Some(share) if share < 0.1 => format!("{:.1}%", 100.0 * share),
+        Some(share) => format!("{:.0}%", 100.0 * share),
+    }
 }
 
 fn layers(report: &Report) -> String {
     let experts = report.model.experts;
+    let chooses = report.model.experts_per_token < experts;
     let bars = experts.min(BARS);
     let width = bars.max(4);
-    let mut out = format!(
-        "layer  {:width$}  busiest  evenness  first gate  unsure among  close calls  repeats    domains\n",
-        "load"
-    );
+    let choices = if chooses { &CHOICE_COLUMNS[..] } else { &[] };
+    let shown: Vec<&Column> = choices.iter().take(2).chain(&GATE_COLUMNS).chain(choices.iter().skip(2)).collect();
+    let mut out = format!("layer  {:width$}", if chooses { "load" } else { "" });
+    shown.iter().for_each(|(head, width, _)| out += &format!("  {head:>width$}"));
+    out.push('\n');
     for layer in &report.layers {
-        let LayerReport { load, gate, repetition, domains, .. } = layer;
-        let information = match domains.z {
-            Some(z) => format!("{:.4} bits, z {z:.1}", domains.information),
-            None => "-".to_string(),
-        };
-        out += &format!(
-            "{:>5}  {:width$}  {:>6.2}x  {:>8.3}  {:>10.2}  {:>12.1}  {:>11.0}% {:>3.0}% ({:.0}%)  {information}",
-            layer.layer,
-            sparkline(&load.share, bars),
-            load.max_over_uniform,
-            load.entropy,
-            gate.mean_by_rank.first().copied().unwrap_or(0.0),
-            gate.router_entropy.exp(),
-            100.0 * gate.close,
-            100.0 * repetition.first,
-            100.0 * repetition.first_expected,
-        );
-        match load.dead.len() {
+        let load = if chooses { sparkline(&layer.load.share, bars) } else { String::new() };
+        out += &format!("{:>5}  {load:width$}", layer.layer);
+        shown.iter().for_each(|(_, width, of)| out += &format!("  {:>width$}", of(layer)));
+        match layer.load.dead.len() {
             0 => {}
-            dead => out += &format!(", {dead} dead"),
+            dead => out += &format!("  {dead} dead"),
         }
         out.push('\n');
     }
     out
+}
+
+/// What the columns mean that do not say it themselves.
+fn explanation(report: &Report) -> String {
+    let mut text = "effective experts: exp of the router's entropy. In brackets: by chance.".to_string();
+    if report.model.experts_per_token < report.model.experts {
+        text += " close: choices that a small change would turn. domain, kind: what a token's domain and kind explain of the \
+                 choice of its experts.";
+    }
+    wrapped(&text, 0)
 }
 
 /// A column for each expert, or for neighbours together where there are many; an even load fills half of it.
@@ -125,65 +183,66 @@ fn sparkline(share: &[f64], columns: usize) -> String {
     (0..columns).map(column).collect()
 }
 
-/// What each expert of a layer stands out for most; where not all have room, the experts with the most tokens.
-fn labels(layer: &LayerReport, style: Style) -> String {
+/// What each expert of a layer mostly reads, and what is most typical of it; where not all have room, the experts with
+/// the most tokens.
+fn names(layer: &LayerReport, style: Style) -> String {
     const INDENT: usize = 7;
-    let label = |expert: usize| layer.labels[expert].split(", ").next().unwrap_or_default();
-    let mut experts: Vec<usize> = (0..layer.labels.len()).filter(|&expert| !layer.labels[expert].is_empty()).collect();
+    let digits = layer.names.len().saturating_sub(1).to_string().len();
+    let experts = (0..layer.names.len()).filter(|&expert| layer.names[expert].mostly.is_some());
+    let mut experts: Vec<usize> = experts.collect();
     let found = experts.len();
     experts.sort_by_key(|&expert| std::cmp::Reverse(layer.counts[expert]));
-    let width = |expert: usize| columns(&format!(" {expert}  {}  ", label(expert)));
-    // A little less than all of the lines, since the breaks between them may waste some.
-    let mut room = LABEL_LINES * (WIDTH - INDENT) - 40;
-    let mut shown: Vec<usize> = experts
-        .into_iter()
-        .take_while(|&expert| {
-            let fits = width(expert) <= room;
-            room = room.saturating_sub(width(expert));
-            fits
-        })
-        .collect();
-    shown.sort_unstable();
-    let mut out = format!("{:>5}  ", layer.layer);
-    let mut used = INDENT;
-    for &expert in &shown {
-        if used + width(expert) > WIDTH && used > INDENT {
-            out += &format!("\n{:INDENT$}", "");
-            used = INDENT;
+    experts.truncate(LABEL_LINES * LABEL_COLUMNS);
+    experts.sort_unstable();
+    let column = (WIDTH - INDENT) / LABEL_COLUMNS;
+    let mut out = String::new();
+    for (line, experts) in experts.chunks(LABEL_COLUMNS).enumerate() {
+        out += &if line == 0 { format!("{:>5}  ", layer.layer) } else { " ".repeat(INDENT) };
+        for &expert in experts {
+            let number = format!(" {expert:>digits$} ");
+            match style {
+                Style::Plain => out += &number,
+                Style::Colour(colours) => paint(&number, expert, colours, &mut out),
+            }
+            let name =
+                shorten(&format!(" {}", terminal::line(&name(&layer.names[expert]))), column - columns(&number) - 1);
+            out += &format!("{name}{}", " ".repeat(column - columns(&number) - columns(&name)));
         }
-        match style {
-            Style::Plain => out += &format!(" {expert} "),
-            Style::Colour => paint(&format!(" {expert} "), expert, &mut out),
-        }
-        out += &format!(" {}  ", label(expert));
-        used += width(expert);
+        out.truncate(out.trim_end().len());
+        out.push('\n');
     }
-    match (found, found - shown.len()) {
-        (0, _) => out += "none does",
-        (_, 0) => {}
-        (_, more) => out += &format!("and {more} more"),
+    if found > experts.len() {
+        out += &format!("{:INDENT$}and {} more\n", "", found - experts.len());
     }
-    out.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    out
 }
 
-/// Loss by class and domain beside the experts that serve them most.
-fn served(report: &Report, style: Style) -> String {
-    let mut out = heading("Where compute goes", style);
-    out += &format!("{:NAME$}  tokens   loss  of all loss  served most, layer:expert\n", "kind of token");
+fn name(Name { mostly, mostly_share, typical }: &Name) -> String {
+    let mostly = mostly.unwrap_or_default();
+    let share = 100.0 * mostly_share.unwrap_or(0.0);
+    let same = typical.is_empty() || typical == mostly;
+    if same { format!("{mostly} {share:.0}%") } else { format!("{mostly} {share:.0}%; {typical}") }
+}
+
+/// Loss by class and domain beside the experts that made the predictions.
+fn losses(report: &Report, style: Style) -> String {
+    let mut out = heading("Where the loss is, and the experts that predicted it most", style);
+    out += &format!("{:NAME$}  tokens   loss  of all loss  layer:expert, share of these predictions\n", "to predict");
     let all = report.text.tokens.max(1) as f64;
     let mut classes: Vec<usize> = (0..report.classes.len()).collect();
     classes.sort_by(|&a, &b| report.classes[b].loss_share.total_cmp(&report.classes[a].loss_share));
     for class in classes.into_iter().take(ROWS) {
         let totals = &report.classes[class];
-        let Some(loss) = totals.loss.filter(|_| totals.tokens > 0) else { continue };
-        let most = most_served(report, |layer| &layer.classes.input[class]);
-        out += &row(totals.name, totals.tokens as f64 / all, loss, totals.loss_share, &most);
+        let Some(loss) = totals.loss else { continue };
+        let most = most_served(report, |layer| &layer.classes.target[class]);
+        out += &row(totals.name, totals.targets as f64 / all, loss, totals.loss_share, &most);
     }
     let loss = (report.text.loss * all).max(f64::MIN_POSITIVE);
     for (index, domain) in report.domains.iter().enumerate().take(ROWS) {
         let most = most_served(report, |layer| &layer.domains.share[index]);
         let tokens = domain.tokens as f64;
-        out += &row(&domain.name, tokens / all, domain.loss, tokens * domain.loss / loss, &most);
+        let name = format!("all in {}", domain.name);
+        out += &row(&name, tokens / all, domain.loss, tokens * domain.loss / loss, &most);
     }
     match report.domains.len().saturating_sub(ROWS) {
         0 => out,
@@ -192,7 +251,7 @@ fn served(report: &Report, style: Style) -> String {
 }
 
 fn row(name: &str, tokens: f64, loss: f64, share: f64, most: &[String]) -> String {
-    let name = shorten(name, NAME);
+    let name = shorten(&terminal::line(name), NAME);
     let pad = " ".repeat(NAME - columns(&name));
     let mut out = format!("{name}{pad}  {:>5.1}%  {loss:>5.2}  {:>10.1}%", 100.0 * tokens, 100.0 * share);
     for item in most {
@@ -205,12 +264,14 @@ fn row(name: &str, tokens: f64, loss: f64, share: f64, most: &[String]) -> Strin
     out + "\n"
 }
 
+/// The expert of each layer that serves most of a group; none where all serve all.
 fn most_served<'a>(report: &'a Report, share_E: impl Fn(&'a LayerReport) -> &'a Vec<f64>) -> Vec<String> {
     let best = |layer: &'a LayerReport| {
         let (expert, share) = share_E(layer).iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
         Some(format!("{}:{expert} {:.0}%", layer.layer, 100.0 * share))
     };
-    report.layers.iter().filter_map(best).collect()
+    let chooses = report.model.experts_per_token < report.model.experts;
+    report.layers.iter().filter(|_| chooses).filter_map(best).collect()
 }
 
 fn knockouts(report: &Report, style: Style) -> String {
@@ -263,13 +324,17 @@ fn trained(report: &Report) -> String {
     let checkpoints: Vec<String> = saturation.checkpoints.iter().map(of).collect();
     let reference = saturation.reference_step;
     "\n".to_string()
-        + &wrapped(&format!("Choices that are already those of step {reference}: {}", checkpoints.join(", ")), 2)
+        + &wrapped(
+            &format!("Choices that earlier checkpoints share with step {reference}: {}", checkpoints.join(", ")),
+            2,
+        )
 }
 
 /// Broken between words into lines that fit, all but the first indented.
 pub fn wrapped(text: &str, indent: usize) -> String {
     let mut out = String::new();
     let mut used = 0;
+    let text = terminal::line(text);
     for word in text.split_inclusive(' ') {
         if used > indent && used + columns(word.trim_end()) > WIDTH {
             out.truncate(out.trim_end().len());

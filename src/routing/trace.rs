@@ -16,6 +16,8 @@ pub struct Trace {
     /// E and K.
     pub num_experts: usize,
     pub experts_per_token: usize,
+    /// Tokens in a window.
+    pub time: usize,
     /// The transformer layers that route, one entry a MoE layer.
     pub layers: Vec<LayerTrace>,
     /// One entry a memory.
@@ -54,18 +56,20 @@ pub struct Sums {
 }
 
 impl Trace {
-    /// Runs `model` over `tokens`. `keep_gates` are sorted ranges of positions whose gates are wanted; `observe` sees
+    /// Runs `model` over `tokens` in windows of `time` of them. `keep_gates` are sorted ranges of positions whose gates are wanted; `observe` sees
     /// every pass as it comes.
     pub fn record(
         model: &Transformer,
         tokens: &Tokens,
+        time: usize,
         keep_gates: &[Range<usize>],
         mut observe: impl FnMut(&Seen) -> Result<()>,
     ) -> Result<Self> {
         let mut trace = Self::empty(&model.moe_layers(), model.model.num_experts, model.model.num_experts_per_tok);
+        trace.time = time;
         trace.memories = model.memories().map(|memory| MemoryTrace::of(memory)).collect();
         let total = tokens.ids.len().saturating_sub(1);
-        for (positions, pass) in passes(tokens, model.model.max_position_embeddings) {
+        for (positions, pass) in passes(tokens, time) {
             let ids_N = &tokens.ids[positions.clone()];
             let targets_N = &tokens.ids[positions.start + 1..positions.end + 1];
             let x_ND = model.embed(ids_N, pass)?;
@@ -104,6 +108,7 @@ impl Trace {
         Self {
             num_experts,
             experts_per_token,
+            time: 0,
             layers: layers.iter().map(layer).collect(),
             memories: Vec::new(),
             losses_N: Vec::new(),

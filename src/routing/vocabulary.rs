@@ -23,6 +23,8 @@ const CONTEXT: usize = 28;
 pub struct Vocabulary {
     /// Occurrences that a token needs.
     pub minimum: u64,
+    /// Input tokens that have as many.
+    pub frequent: usize,
     /// For each expert the tokens of the highest lift, best first; only those with a lift above 1.
     pub input: Vec<Vec<TokenLift>>,
     pub predicted: Vec<Vec<TokenLift>>,
@@ -124,9 +126,13 @@ impl Source<'_> {
     /// For one layer: input, predicted and target tokens.
     pub fn vocabulary(&self, [input, predicted, target]: &[Occurrences; 3]) -> Vocabulary {
         let inputs = self.inputs();
+        let minimum = minimum_count(inputs);
+        let is_frequent = |id: &u32| input.of(*id).len() as u64 >= minimum;
+        let frequent = (0..input.vocab()).filter(is_frequent).count();
         let [(input, a), (predicted, b), (target, c)] = [input, predicted, target].map(|o| self.by_expert(o));
         Vocabulary {
-            minimum: minimum_count(inputs),
+            minimum,
+            frequent,
             input,
             predicted,
             target,
@@ -181,7 +187,7 @@ impl Source<'_> {
         &self.layer.experts_NK[position as usize * self.experts_per_token..][..self.experts_per_token]
     }
 
-    /// Examples from all over the text.
+    /// Examples from all over the text: the middle one of each of as many equal parts of the occurrences.
     fn contexts(&self, occurrences: &Occurrences, id: u32, expert: u16) -> Vec<[String; 3]> {
         let served: Vec<u32> = occurrences
             .of(id)
@@ -190,7 +196,7 @@ impl Source<'_> {
             .filter(|&position| self.experts_at(position).contains(&expert))
             .collect();
         let wanted = self.limits.contexts.min(served.len());
-        let place = |example: usize| served[example * (served.len() - 1) / (wanted - 1).max(1)] as usize;
+        let place = |example: usize| served[(2 * example + 1) * served.len() / (2 * wanted)] as usize;
         (0..wanted).map(|example| self.context(place(example), id, occurrences.role)).collect()
     }
 
@@ -289,9 +295,10 @@ mod tests {
         let found = vocabulary("ababababababa", "cccccccccccc", &[0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1]);
         let contexts = |tokens: &[TokenLift]| tokens[0].contexts.clone();
         let texts = |context: [&str; 3]| context.map(str::to_string);
-        assert_eq!(contexts(&found.input[0]), [texts(["", "a", "babababababa"]), texts(["ababababab", "a", "ba"])]);
+        // The second and the fifth of six.
+        assert_eq!(contexts(&found.input[0]), [texts(["ab", "a", "bababababa"]), texts(["abababab", "a", "baba"])]);
         assert_eq!(found.target[0][0].text, "b");
-        assert_eq!(contexts(&found.target[0])[0], texts(["a", "b", "ababababababa".split_at(2).1]));
+        assert_eq!(contexts(&found.target[0])[0], texts(["aba", "b", "ababababa"]));
         assert!(found.predicted[0].is_empty());
     }
 }

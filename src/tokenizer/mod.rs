@@ -109,6 +109,40 @@ impl Tokenizer {
         self.end_of_text
     }
 
+    /// Id of the token that stands for any character that has none of its own; such a token does not tell which.
+    pub fn unknown(&self) -> Option<u32> {
+        self.unknown
+    }
+
+    /// The characters of `text` that unknown tokens among its `ids` stand for: one for each such token and, where the
+    /// tokenizer puts several into one, as many more as it takes until the next token's bytes follow.
+    pub fn unknown_characters(&self, text: &str, ids: &[u32]) -> Vec<char> {
+        let mut characters = Vec::new();
+        let mut at = 0;
+        let mut after_unknown = false;
+        for &id in ids {
+            let (bytes, unknown) = (self.token_bytes(id), Some(id) == self.unknown);
+            let mut skip = |at: &mut usize| {
+                let character = text.get(*at..).and_then(|rest| rest.chars().next());
+                *at += character.map_or(1, char::len_utf8);
+                characters.extend(character);
+            };
+            while after_unknown && !unknown && at < text.len() && !text.as_bytes()[at..].starts_with(bytes) {
+                skip(&mut at);
+            }
+            if unknown {
+                skip(&mut at);
+            } else {
+                at += bytes.len();
+            }
+            after_unknown = unknown;
+        }
+        if after_unknown {
+            characters.extend(text.get(at..).unwrap_or_default().chars());
+        }
+        characters
+    }
+
     /// The ids of `text`, whose bytes they give back exactly, save for characters that are unknown. No special token
     /// is added, and none is recognised in the text.
     pub fn encode(&self, text: &str) -> anyhow::Result<Vec<u32>> {

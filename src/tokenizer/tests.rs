@@ -269,3 +269,19 @@ fn the_configuration_names_the_file_to_read() {
     std::fs::write(&path, made(TokenizerKind::Bpe).to_json().unwrap()).unwrap();
     assert_eq!(Tokenizer::from_config(&config, &[]).unwrap().vocab_size(), made(TokenizerKind::Bpe).vocab_size());
 }
+
+#[test]
+fn the_characters_that_unknown_tokens_stand_for_are_found_again() {
+    let characters = Tokenizer::from_config(&config(TokenizerKind::Chars, 0), &["abc é\n"]).unwrap();
+    let of = |tokenizer: &Tokenizer, text: &str| {
+        tokenizer.unknown_characters(text, &tokenizer.encode(text).unwrap()).into_iter().collect::<String>()
+    };
+    assert_eq!(of(&characters, "xaéλb\nωω"), "xλωω");
+    assert_eq!(of(&characters, "abc"), "");
+    // One unknown token for a whole run of such characters.
+    let json = r#"{"model": {"type": "BPE", "vocab": {"<unk>": 0, "a": 1, "b": 2}, "merges": [], "unk_token": "<unk>",
+        "fuse_unk": true}, "decoder": {"type": "Fuse"}}"#;
+    let fused = Tokenizer::from_json(json.as_bytes(), "test").unwrap();
+    assert_eq!(fused.encode("aλωb😀").unwrap().len(), 4);
+    assert_eq!(of(&fused, "aλωb😀é"), "λω😀é");
+}

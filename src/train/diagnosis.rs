@@ -38,16 +38,18 @@ impl fmt::Display for Evidence {
     }
 }
 
-/// Examines the micro-batches of a step; the gradient is something else afterwards.
+/// Examines the micro-batches of a step; the gradient is something else afterwards. Where the weights have `moved` since
+/// the step was computed, it cannot be computed again, and only what is known without that is told.
 pub fn examine(
     model: &Transformer,
     batches: &[(u64, Batch, Pass)],
     learning_rate: f64,
     routed: &RoutingAverages,
+    moved: bool,
 ) -> Result<Evidence> {
     let mut origin = None;
     for (number, batch, pass) in batches {
-        if origin.is_none() {
+        if origin.is_none() && !moved {
             origin = find_origin(model, *number, batch, *pass)?;
         }
     }
@@ -176,7 +178,7 @@ mod tests {
             router_entropy: vec![0.5; 2],
             ..RoutingAverages::default()
         };
-        examine(model, &[(9, batch, pass)], 1e-3, &routed).unwrap().to_string()
+        examine(model, &[(9, batch, pass)], 1e-3, &routed, false).unwrap().to_string()
     }
 
     fn poison(model: &Transformer, name: &str, value: f32) {

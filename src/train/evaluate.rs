@@ -1,5 +1,6 @@
-//! The one protocol of evaluation: mean cross-entropy over all positions of consecutive, non-overlapping windows of
-//! the training context length over the whole of a text, nothing random in it.
+//! The one protocol of evaluation: mean cross-entropy over all positions of consecutive, non-overlapping windows over
+//! the whole of a text, nothing random in it. Windows are as long as the training context unless a shorter one is asked
+//! for.
 
 use crate::dataset::{IdArray, Tokens};
 use crate::model::memory::Reading;
@@ -23,13 +24,6 @@ pub struct Evaluation {
     pub tokens: usize,
 }
 
-impl Evaluation {
-    /// The same in bits per byte, for a text of which the predicted tokens make up `bytes` bytes.
-    pub fn bits_per_byte(&self, bytes: usize) -> f64 {
-        self.loss * self.tokens as f64 / std::f64::consts::LN_2 / bytes.max(1) as f64
-    }
-}
-
 /// Some consecutive windows after the model has seen them.
 pub struct Seen<'a> {
     /// Where the input tokens are in the text.
@@ -45,7 +39,7 @@ pub struct Seen<'a> {
     pub share: f64,
 }
 
-/// The windows of a text, those of full length together as far as a pass has room: where their inputs are, and the pass.
+/// The windows of `time` tokens of a text, those of full length together as far as a pass has room: where their inputs are, and the pass.
 pub fn passes<I: IdArray>(tokens: &Tokens<I>, time: usize) -> impl Iterator<Item = (Range<usize>, Pass)> {
     let mut windows = tokens.windows(time).peekable();
     std::iter::from_fn(move || {
@@ -61,15 +55,17 @@ pub fn passes<I: IdArray>(tokens: &Tokens<I>, time: usize) -> impl Iterator<Item
     })
 }
 
-/// Evaluates `model` on `tokens` and shows every part to `observe`.
+/// Evaluates `model` on `tokens` in windows of `time` tokens, at most the model's positions, and shows every part to
+/// `observe`.
 pub fn evaluate<I: IdArray>(
     model: &Transformer,
     tokens: &Tokens<I>,
+    time: usize,
     mut observe: impl FnMut(&Seen),
 ) -> Result<Evaluation> {
     let total = tokens.ids.len().saturating_sub(1);
     let mut sum = 0.0;
-    for (positions, pass) in passes(tokens, model.model.max_position_embeddings) {
+    for (positions, pass) in passes(tokens, time) {
         let ids = tokens.ids.read(positions.start..positions.end + 1)?;
         let (ids_N, targets_N) = (&ids[..positions.len()], &ids[1..]);
         let output = model.forward(ids_N, targets_N, pass)?;

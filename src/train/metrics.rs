@@ -18,6 +18,10 @@ pub struct Record {
     pub bits_per_byte: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ngram_bits_per_byte: Option<f64>,
+    /// Share of the predicted tokens that do not tell which character they stand for, where there are any. Their
+    /// characters cost 8 bits per byte in `bits_per_byte`, and nothing in `loss`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown_share: Option<f64>,
     /// Averages over MoE layers; balance is 1.0 at best.
     pub balance_loss: f64,
     pub z_loss: f64,
@@ -31,6 +35,10 @@ pub struct Record {
     pub expert_load: Vec<Vec<f64>>,
     /// Mean entropy of the router's probabilities in nats, for every MoE layer.
     pub router_entropy: Vec<f64>,
+    /// Share of (token, expert) pairs that found their expert full and were dropped, over all MoE layers; where experts
+    /// have a capacity, that is in training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dropped_share: Option<f64>,
 }
 
 /// The fields of a line that reading a run back needs.
@@ -46,6 +54,8 @@ pub struct RoutingAverages {
     pub z_loss: f64,
     pub expert_load: Vec<Vec<f64>>,
     pub router_entropy: Vec<f64>,
+    /// Of all pairs.
+    pub dropped_share: f64,
 }
 
 impl RoutingAverages {
@@ -61,6 +71,8 @@ impl RoutingAverages {
         for (layer, routing) in layers.iter().enumerate() {
             self.balance_loss += share * f64::from(routing.balance_loss) / layers.len() as f64;
             self.z_loss += share * f64::from(routing.z_loss) / layers.len() as f64;
+            let pairs = routing.experts_NK.len().max(1) * layers.len();
+            self.dropped_share += share * routing.dropped as f64 / pairs as f64;
             self.router_entropy[layer] += share * routing.mean_entropy();
             self.expert_load[layer].resize(routing.num_experts, 0.0);
             for (sum, load) in self.expert_load[layer].iter_mut().zip(load_of(routing)) {

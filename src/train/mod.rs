@@ -15,13 +15,14 @@ mod survey;
 
 use crate::checkpoint::Files;
 use crate::config::Config;
-use crate::dataset::IdArray;
+use crate::dataset::{Coverage, IdArray};
 use crate::error::Failure;
 use crate::model::parameters::Parameters;
 use crate::model::router::Routing;
 use crate::optim::Optimizer;
 use crate::sample::SamplingOptions;
 use crate::sample::generate::{Prompt, generate_text};
+use crate::terminal::{Phase, command, operand};
 use anyhow::{Context, Result};
 use evaluate::{Evaluation, evaluate};
 use metrics::{Record, RoutingAverages};
@@ -43,7 +44,12 @@ pub struct Trainer {
     started: Instant,
     /// Seconds that earlier sessions of this run took.
     earlier_s: f64,
+    /// Of each step since the last evaluation, the share of pairs that were dropped.
+    dropped: Vec<f64>,
 }
+
+/// A larger share of dropped pairs is warned of.
+const MAX_DROPPED: f64 = 0.1;
 
 /// How a session of training ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +58,8 @@ pub enum Ending {
     Finished,
     /// The step that was asked for is reached.
     Paused,
+    /// A signal asked for the end; the state is saved.
+    Interrupted,
     /// No better validation loss for as many evaluations as the configuration allows.
     StoppedEarly,
 }
@@ -68,7 +76,7 @@ pub struct Best {
 /// What one optimizer step was like.
 struct StepReport {
     loss: f64,
-    target_bytes: usize,
+    predicted: Coverage,
     gradient_norm: f64,
     learning_rate: f64,
     routed: RoutingAverages,
@@ -79,7 +87,8 @@ impl Trainer {
     pub fn new(config: Config, prepared: Prepared, directory: RunDirectory) -> Result<Self> {
         let optimizer = Optimizer::new(&config.optimizer, config.train.precision, &prepared.model.parameters);
         let state = TrainerState::new(&config, &prepared)?;
-        Ok(Self { config, prepared, optimizer, state, directory, started: Instant::now(), earlier_s: 0.0 })
+        let (started, dropped) = (Instant::now(), Vec::new());
+        Ok(Self { config, prepared, optimizer, state, directory, started, earlier_s: 0.0, dropped })
     }
 
     /// The run in `directory`, continued from the checkpoint in `files`; or from the start if it has none.
@@ -105,8 +114,9 @@ impl Trainer {
 
     /// The command that goes on with this run.
     pub fn resume_command(&self) -> String {
-        let run = self.directory.path().display();
-        format!("tinymoe train {run}/config.toml --run {run} --resume")
+        let run = self.directory.path();
+        let config = operand(&run.join("config.toml"));
+        command(&["tinymoe".into(), "train".into(), config, "--run".into(), operand(run), "--resume".into()])
     }
 
     /// Sizes of model and data in a line or two.
@@ -117,11 +127,10 @@ impl Trainer {
     /// The validation loss of the best checkpoint beside the n-gram baseline, in bits per byte both.
     pub fn best(&mut self) -> Result<Option<Best>> {
         let ngram_bits_per_byte = self.prepared.baseline()?.bits_per_byte;
-        let evaluation = |loss| Evaluation { loss, tokens: self.prepared.validation.ids.len() - 1 };
-        let best = self.state.best_val_loss.map(evaluation);
-        Ok(best.map(|best| Best {
-            loss: best.loss,
-            bits_per_byte: best.bits_per_byte(self.prepared.validation_bytes),
+        let predicted = self.prepared.predicted;
+        Ok(self.state.best_val_loss.map(|loss| Best {
+            loss,
+            bits_per_byte: predicted.bits_per_byte(loss),
             ngram_bits_per_byte,
         }))
     }
@@ -132,10 +141,14 @@ impl Trainer {
         if self.is_out_of_patience() {
             return Ok(Ending::StoppedEarly);
         }
+        if let Some(message) = self.prepared.unknown_tokens() {
+            log::warn!("{message}");
+        }
         let mut ending = if self.state.step >= last { Ending::Finished } else { Ending::Paused };
         while self.state.step < last.min(pause_at) {
-            let report = self.step(progress)?;
+            let report = self.step()?;
             let step = self.state.step;
+            self.dropped.push(report.routed.dropped_share);
             progress.step(step, report.loss, self.tokens_per_step(), &report.routed.expert_load);
             let every = |interval: usize| step.is_multiple_of(interval) || step == last;
             if every(self.config.train.log_interval) {
@@ -143,8 +156,16 @@ impl Trainer {
             }
             let mut save = every(self.config.train.checkpoint_interval);
             if every(self.config.train.eval_interval) {
-                save |= self.evaluate(report.learning_rate, progress)?;
-                self.draw_sample(progress)?;
+                let evaluation = self.evaluate(report.learning_rate, progress)?;
+                match evaluation.loss.is_finite() {
+                    true => save |= self.state.best_step == Some(step),
+                    false => {
+                        self.take_back(evaluation.loss, &report.routed)?;
+                        continue;
+                    }
+                }
+                self.warn_of_dropped();
+                self.draw_sample()?;
             }
             let stop = self.is_out_of_patience();
             let interrupt = interrupted.load(Ordering::SeqCst);
@@ -154,13 +175,8 @@ impl Trainer {
             if save || stop || interrupt || step == pause_at {
                 self.save()?;
             }
-            if interrupt {
-                let message =
-                    format!("interrupted after step {step}, which is saved; continue with `{}`", self.resume_command());
-                return Err(Failure::Interrupted(message).into());
-            }
-            if stop {
-                ending = Ending::StoppedEarly;
+            if interrupt || stop {
+                ending = if interrupt { Ending::Interrupted } else { Ending::StoppedEarly };
                 break;
             }
             if step == last {
@@ -198,8 +214,9 @@ impl Trainer {
     }
 
     /// Aux-loss-free balancing (Wang et al. 2024, algorithm 1): an expert with less than its share of the step's load
-    /// gets a larger bias, one with more a smaller.
-    fn move_biases(&self, routed: &RoutingAverages) {
+    /// gets a larger bias, one with more a smaller. Returns whether all of them are finite.
+    fn move_biases(&self, routed: &RoutingAverages) -> bool {
+        let mut finite = true;
         let rate = self.config.router.bias_update_rate as f32;
         let parameters: &Parameters = &self.prepared.model.parameters;
         let mut values = parameters.values_mut();
@@ -215,19 +232,24 @@ impl Trainer {
                     0.0
                 };
                 *bias += rate * direction;
+                finite &= bias.is_finite();
             }
         }
+        finite
     }
 
-    fn elapsed_s(&self) -> f64 {
+    /// Seconds that the run took so far, earlier sessions included.
+    pub fn seconds(&self) -> f64 {
         self.earlier_s + self.started.elapsed().as_secs_f64()
     }
 
     fn log(&mut self, report: &StepReport, progress: &mut Progress) -> Result<()> {
-        let tokens = self.tokens_per_step() as f64;
+        let has_capacity = self.config.router.capacity_factor > 0.0 && !report.routed.expert_load.is_empty();
         let record = Record {
             loss: report.loss,
-            bits_per_byte: report.loss / std::f64::consts::LN_2 * tokens / report.target_bytes.max(1) as f64,
+            bits_per_byte: report.predicted.bits_per_byte(report.loss),
+            unknown_share: unknown_share(&report.predicted),
+            dropped_share: has_capacity.then_some(report.routed.dropped_share),
             grad_norm: Some(report.gradient_norm),
             tokens_per_s: Some(progress.tokens_per_s()),
             ..self.record("train", report.learning_rate, &report.routed)
@@ -240,7 +262,7 @@ impl Trainer {
         Record {
             step: self.state.step,
             tokens: self.state.tokens,
-            elapsed_s: self.elapsed_s(),
+            elapsed_s: self.seconds(),
             split,
             lr,
             balance_loss: routed.balance_loss,
@@ -257,36 +279,56 @@ impl Trainer {
         Ok(())
     }
 
-    /// Evaluates on the whole validation split; returns whether it is the best so far.
-    fn evaluate(&mut self, lr: f64, progress: &mut Progress) -> Result<bool> {
+    /// Evaluates on the whole validation split. A loss that is not finite is neither logged nor remembered.
+    fn evaluate(&mut self, lr: f64, progress: &mut Progress) -> Result<Evaluation> {
         let mut routed = RoutingAverages::default();
         let prepared = &mut self.prepared;
-        let evaluation = evaluate(&prepared.model, &prepared.validation, |window| {
+        let time = self.config.model.max_position_embeddings;
+        let phase = Phase::new("measuring the validation loss");
+        let evaluation = evaluate(&prepared.model, &prepared.validation, time, |window| {
+            phase.at(window.positions.end, prepared.validation.ids.len());
             routed.add_weighted(window.routing, window.share);
         })?;
+        drop(phase);
         if !evaluation.loss.is_finite() {
-            return Err(self.diverged(self.state.step, &format!("validation loss {}; ", evaluation.loss)).into());
+            return Ok(evaluation);
         }
         let record = Record {
             loss: evaluation.loss,
-            bits_per_byte: evaluation.bits_per_byte(prepared.validation_bytes),
+            bits_per_byte: prepared.predicted.bits_per_byte(evaluation.loss),
+            unknown_share: unknown_share(&prepared.predicted),
             ngram_bits_per_byte: Some(prepared.baseline()?.bits_per_byte),
             ..self.record("val", lr, &routed)
         };
         progress.log(&record);
         self.append(&record)?;
-        let best = self.state.best_val_loss.is_none_or(|best| evaluation.loss < best);
-        if best {
+        if self.state.best_val_loss.is_none_or(|best| evaluation.loss < best) {
             self.state.best_val_loss = Some(evaluation.loss);
             self.state.best_step = Some(self.state.step);
             self.state.evaluations_without_improvement = 0;
         } else {
             self.state.evaluations_without_improvement += 1;
         }
-        Ok(best)
+        Ok(evaluation)
     }
 
-    fn draw_sample(&mut self, progress: &mut Progress) -> Result<()> {
+    /// Tokens that a full expert drops pass the layer without it: many of them, and the model learns less than it could.
+    fn warn_of_dropped(&mut self) {
+        let steps = std::mem::take(&mut self.dropped);
+        let share = steps.iter().sum::<f64>() / steps.len().max(1) as f64;
+        if share > MAX_DROPPED {
+            log::warn!(
+                "step {}: since the last evaluation {:.0}% of the choices were dropped because the expert was full; \
+                 router.capacity_factor = {} is too small for how uneven the load is: raise it, or set it to 0, which \
+                 drops none",
+                self.state.step,
+                100.0 * share,
+                self.config.router.capacity_factor
+            );
+        }
+    }
+
+    fn draw_sample(&mut self) -> Result<()> {
         let train = &self.config.train;
         if train.sample_tokens == 0 {
             return Ok(());
@@ -294,7 +336,7 @@ impl Trainer {
         let options = SamplingOptions { seed: train.seed, ..SamplingOptions::default() };
         let prompt = Prompt { text: &train.sample_prompt, tokens: train.sample_tokens };
         let text = generate_text(&self.prepared.model, &self.prepared.tokenizer, &prompt, &options)?;
-        progress.sample(&text);
+        log::debug!("sample: {text}");
         self.state.samples_bytes += self.directory.append_sample(self.state.step, &text)?;
         Ok(())
     }
@@ -305,6 +347,11 @@ impl Trainer {
             .save(&self.prepared, &self.optimizer, &self.state, keep)
             .with_context(|| format!("cannot save step {}", self.state.step))
     }
+}
+
+/// Of the predicted tokens, where any are unknown.
+fn unknown_share(predicted: &Coverage) -> Option<f64> {
+    (predicted.unknown_tokens > 0).then(|| predicted.unknown_share())
 }
 
 /// The load that a routing put on each expert, as shares of all pairs.

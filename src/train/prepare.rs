@@ -4,9 +4,10 @@
 use super::survey::Survey;
 use crate::baseline::{Baseline, ngram_baseline};
 use crate::config::{Config, DataConfig};
-use crate::dataset::{IdArray, Ids, Tokens, split};
+use crate::dataset::{Coverage, IdArray, Ids, Tokens, split};
 use crate::error::Failure;
 use crate::model::transformer::Transformer;
+use crate::terminal::Phase;
 use crate::tokenizer::Tokenizer;
 use crate::transcript::{Document, ReadOptions, for_each_document, read_sources};
 use anyhow::{Context, Result, anyhow};
@@ -19,8 +20,8 @@ pub struct Prepared {
     pub tokenizer: Tokenizer,
     pub training: Tokens<Ids>,
     pub validation: Tokens<Ids>,
-    /// Bytes that the validation split's predicted tokens stand for.
-    pub validation_bytes: usize,
+    /// What the validation split's predicted tokens stand for.
+    pub predicted: Coverage,
     pub model: Transformer,
     /// SHA-256 of all text with its domains.
     pub data_sha256: String,
@@ -91,21 +92,33 @@ impl Prepared {
     /// # Errors
     /// [`Failure::Usage`] where there is too little text for the context, or a domain's text cannot be split.
     pub fn new(config: &Config, tokenizer: Option<Tokenizer>) -> Result<Self> {
+        let phase = Phase::new("reading the texts");
         let survey = Survey::of(config)?;
+        drop(phase);
         let tokenizer = match tokenizer {
             Some(tokenizer) => tokenizer,
-            None => survey.tokenizer(&config.tokenizer)?,
+            None => {
+                let _phase = Phase::new("training the tokenizer");
+                survey.tokenizer(&config.tokenizer)?
+            }
         };
         let Survey { data_sha256, files, training: sample, validation: held_out, .. } = survey;
+        let bytes = sample.seen_bytes() + held_out.seen_bytes();
         let sampled = sample.is_partial().then(|| sample.describe());
         let baseline = Pending::start(sample.texts(), held_out.texts())?;
+        let phase = Phase::new("encoding the texts");
+        let (mut done, total) = (0, bytes);
         let (mut training, mut validation, mut hash) = (Tokens::default(), Tokens::default(), DataHash::default());
         for_each_document(&config.data.sources, &read_options(&config.data), |document| {
             hash.add(&document);
             let (head, tail) = split(std::slice::from_ref(&document), config.data.validation_fraction);
             head.iter().try_for_each(|part| training.push(part, &tokenizer))?;
-            tail.iter().try_for_each(|part| validation.push(part, &tokenizer))
+            tail.iter().try_for_each(|part| validation.push(part, &tokenizer))?;
+            done += document.text.len();
+            phase.at(done, total);
+            Ok(())
         })?;
+        drop(phase);
         if hash.finish() != data_sha256 {
             let message = "the text in data.sources changed while it was read; start again when it is at rest";
             return Err(Failure::Usage(message.into()).into());
@@ -114,14 +127,15 @@ impl Prepared {
         validation.sort_domains();
         check_lengths(config, &training, &validation)?;
         tokenizer.encode(&config.train.sample_prompt).context("train.sample_prompt cannot be used")?;
-        let validation_bytes = validation.predicted_bytes(&tokenizer);
+        let predicted = validation.predicted(&tokenizer);
         let model = Transformer::new(&config.model, &config.router, tokenizer.vocab_size(), config.train.seed)?;
-        Ok(Self { tokenizer, training, validation, validation_bytes, model, data_sha256, files, sampled, baseline })
+        Ok(Self { tokenizer, training, validation, predicted, model, data_sha256, files, sampled, baseline })
     }
 
     /// The n-gram language model's result on the validation split; waits for it if need be.
     pub fn baseline(&mut self) -> Result<&Baseline> {
         if let Pending::Running(thread) = &mut self.baseline {
+            let _phase = Phase::new("computing the n-gram baseline");
             let thread = thread.take().context("the n-gram baseline failed earlier")?;
             let baseline = thread.join().map_err(|_| anyhow!("the n-gram baseline's thread failed"))??;
             self.baseline = Pending::Done(baseline);
@@ -132,29 +146,64 @@ impl Prepared {
         }
     }
 
-    /// Sizes of model and data in a line or two.
+    /// Sizes of model and data in a few lines.
     pub fn describe(&self, config: &Config) -> String {
         let train = &config.train;
         let tokens_per_step =
             train.batch_size * train.gradient_accumulation_steps * config.model.max_position_embeddings;
         format!(
-            "{} parameters, {} of them active for a token; vocabulary {}\n{} training tokens, {} validation tokens; {} \
-             steps of {tokens_per_step} tokens ({:.1} epochs)",
+            "{} parameters, {} of them active per token; vocabulary {}\n{} training tokens, {} validation tokens\n{} \
+             steps of {} tokens ({:.1} epochs)",
             grouped(self.model.parameters.count()),
             grouped(self.model.active_parameters()),
             grouped(self.tokenizer.vocab_size()),
             grouped(self.training.ids.len()),
             grouped(self.validation.ids.len()),
             grouped(train.max_steps),
+            grouped(tokens_per_step),
             (train.max_steps * tokens_per_step) as f64 / self.training.ids.len() as f64,
         ) + self.sampled.as_deref().unwrap_or_default()
     }
 
-    /// Bytes of text that tokens stand for; an end of text counts as one, as in the n-gram baseline.
-    pub fn byte_count(&self, ids: &[u32]) -> usize {
-        let end = self.tokenizer.end_of_text();
-        let bytes = |&id: &u32| if Some(id) == end { 1 } else { self.tokenizer.token_bytes(id).len() };
-        ids.iter().map(bytes).sum()
+    /// What tokens of the training split stand for; an end of text counts as one byte, as in the n-gram baseline, and an
+    /// unknown token as many as those of the split have in the mean.
+    pub fn coverage(&self, ids: &[u32]) -> Coverage {
+        let (end, unknown) = (self.tokenizer.end_of_text(), self.tokenizer.unknown());
+        let mut found = Coverage { tokens: ids.len(), ..Coverage::default() };
+        for &id in ids {
+            match Some(id) {
+                id if id == end => found.bytes += 1,
+                id if id == unknown => found.unknown_tokens += 1,
+                _ => found.bytes += self.tokenizer.token_bytes(id).len(),
+            }
+        }
+        let all = &self.training.unknown;
+        found.unknown_bytes = found.unknown_tokens * all.bytes() / all.tokens.max(1);
+        found.bytes += found.unknown_bytes;
+        found
+    }
+
+    /// Of unknown tokens in the two splits, what they are and what that means; if there are any.
+    pub fn unknown_tokens(&self) -> Option<String> {
+        let of = |name: &str, tokens: &Tokens<Ids>| {
+            let unknown = &tokens.unknown;
+            (unknown.tokens > 0).then(|| {
+                format!(
+                    "{} of the {name} split's {} tokens ({:.2}%) are unknown characters: {}",
+                    grouped(unknown.tokens),
+                    grouped(tokens.ids.len()),
+                    100.0 * unknown.tokens as f64 / tokens.ids.len() as f64,
+                    unknown.names()
+                )
+            })
+        };
+        let found: Vec<String> =
+            [of("training", &self.training), of("validation", &self.validation)].into_iter().flatten().collect();
+        (!found.is_empty()).then(|| {
+            found.join("; ")
+                + ". Bits per byte count 8 bits for each of their bytes, the loss in nats per token does not; with \
+                   tokenizer.kind = \"bpe\" or \"bytes\" no character is unknown"
+        })
     }
 }
 

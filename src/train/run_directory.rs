@@ -194,12 +194,12 @@ impl RunDirectory {
         checkpoint::prune(&self.checkpoints(), keep, state.due_step as u64)
     }
 
-    /// The newest checkpoint that verifies. Newer ones that do not are reported to `warn` and renamed, because among
+    /// The newest checkpoint that verifies. Newer ones that do not are warned of and renamed, because among
     /// the checkpoints that are to come they would pass for the newest.
     ///
     /// # Errors
     /// [`Failure::CorruptCheckpoint`] if there are checkpoints and none of them verifies.
-    pub fn newest(&self, mut warn: impl FnMut(String)) -> Result<Option<Files>> {
+    pub fn newest(&self) -> Result<Option<Files>> {
         let newest = checkpoint::newest(&self.checkpoints())?;
         if let (None, Some((path, reason))) = (&newest.found, newest.rejected.first()) {
             return Err(Failure::CorruptCheckpoint(format!(
@@ -211,7 +211,7 @@ impl RunDirectory {
         }
         for (path, reason) in &newest.rejected {
             let aside = checkpoint::set_aside(path)?;
-            warn(format!("passing over {}, now {}: {reason}", path.display(), aside.display()));
+            log::warn!("passing over {}, now {}: {reason}", path.display(), aside.display());
         }
         Ok(newest.found.map(|(_, files)| files))
     }

@@ -13,6 +13,10 @@ pub struct Skipped {
     /// The step that went wrong.
     pub step: usize,
     pub batches: u64,
+    /// How many steps came before them. A run that goes back further meets them again in their place, and passes over
+    /// them there.
+    #[serde(default)]
+    pub after: usize,
     pub reason: String,
 }
 
@@ -68,7 +72,8 @@ impl TrainerState {
 
     /// The number of micro-batch `micro` of the next step: one after the other, past those that were skipped.
     pub fn batch_number(&self, micro: usize, micro_batches: usize) -> u64 {
-        let skipped: u64 = self.skipped.iter().map(|skipped| skipped.batches).sum();
+        let behind = self.skipped.iter().filter(|skipped| skipped.after <= self.step);
+        let skipped: u64 = behind.map(|skipped| skipped.batches).sum();
         (self.step * micro_batches + micro) as u64 + skipped
     }
 

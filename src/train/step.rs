@@ -1,15 +1,15 @@
-//! One optimizer step: micro-batches forward and backward, a look at what came out, then the update. Where the look
-//! finds something wrong, no weight is changed, and the configuration decides what happens instead.
+//! One optimizer step: micro-batches forward and backward, a look at what came out, the update, and a look at that.
+//! Where the first look finds something wrong, no weight is changed; where the second does, the weights before come back
+//! from the last checkpoint. The configuration decides how the run goes on.
 
 use super::diagnosis::{self, Evidence};
 use super::metrics::RoutingAverages;
-use super::progress::Progress;
 use super::run_directory::RunDirectory;
 use super::state::{Skipped, TrainerState};
 use super::{StepReport, Trainer};
-use crate::checkpoint;
+use crate::checkpoint::{self, Files};
 use crate::config::{Balance, Config, Setback};
-use crate::dataset::{Batch, batch, corrupt};
+use crate::dataset::{Batch, Coverage, batch, corrupt};
 use crate::fault;
 use crate::model::operation::{Mode, Pass};
 use crate::optim::schedule::learning_rate;
@@ -24,19 +24,28 @@ const MAX_SETBACKS: usize = 10;
 /// parameters.
 struct Computed {
     loss: f64,
-    target_bytes: usize,
+    predicted: Coverage,
     routed: RoutingAverages,
+}
+
+/// What went wrong with a step.
+pub(super) struct Trouble {
+    what: String,
+    policy: Setback,
+    /// Whether it showed only after the weights had moved, so that going on takes the ones before.
+    moved: bool,
 }
 
 impl Trainer {
     /// Takes a step. Skipping and rewinding happen in here, so that the step taken may be an earlier one than was due.
-    pub(super) fn step(&mut self, progress: &Progress) -> Result<StepReport> {
+    pub(super) fn step(&mut self) -> Result<StepReport> {
         loop {
-            let computed = self.compute_checked(progress)?;
+            let computed = self.compute_checked()?;
             let gradient_norm = gradient_norm(&self.prepared.model.parameters);
-            match self.find_trouble(computed.loss, gradient_norm, progress) {
-                Some((what, policy)) => self.set_back(&what, policy, &computed, progress)?,
-                None => return Ok(self.update(computed, gradient_norm)),
+            let trouble = self.find_trouble(computed.loss, gradient_norm);
+            match trouble.or_else(|| self.move_weights(&computed, gradient_norm)) {
+                Some(trouble) => self.set_back(&trouble, &computed.routed)?,
+                None => return Ok(self.advance(computed, gradient_norm)),
             }
         }
     }
@@ -56,12 +65,12 @@ impl Trainer {
     fn compute(&self) -> Result<Computed> {
         let model = &self.prepared.model;
         let micro_batches = self.config.train.gradient_accumulation_steps;
-        let mut computed = Computed { loss: 0.0, target_bytes: 0, routed: RoutingAverages::default() };
+        let mut computed = Computed { loss: 0.0, predicted: Coverage::default(), routed: RoutingAverages::default() };
         for micro in 0..micro_batches {
             let (number, batch, pass) = self.micro_batch(micro)?;
             let output = model.forward(&batch.ids, &batch.targets, pass)?;
             computed.loss += f64::from(output.loss.root.to_scalar::<f32>()?);
-            computed.target_bytes += self.prepared.byte_count(&batch.targets);
+            computed.predicted += self.prepared.coverage(&batch.targets);
             output.loss.root.backward()?;
             fault::gradient(number, &mut model.parameters.gradients());
             computed.routed.add(&output.routing, micro_batches);
@@ -74,7 +83,7 @@ impl Trainer {
     ///
     /// # Errors
     /// Three different results: nothing that this machine computes can be relied on.
-    fn compute_checked(&self, progress: &Progress) -> Result<Computed> {
+    fn compute_checked(&self) -> Result<Computed> {
         let computed = self.compute()?;
         let train = &self.config.train;
         let step = self.state.step as u64;
@@ -90,10 +99,10 @@ impl Trainer {
         let decisive = self.compute()?;
         let step = step + 1;
         if self.has_gradient_bits(&decisive, &first) || self.has_gradient_bits(&decisive, &second) {
-            progress.warn(&format!(
+            log::warn!(
                 "step {step} was computed twice with different results; a third time gave one of them again, which is \
                  used: a transient error of this machine (memory or processor)"
-            ));
+            );
             return Ok(decisive);
         }
         bail!(
@@ -118,10 +127,11 @@ impl Trainer {
     }
 
     /// What is wrong with this loss and gradient, if anything, and what the configuration says about it.
-    fn find_trouble(&self, loss: f64, gradient_norm: f64, progress: &Progress) -> Option<(String, Setback)> {
+    fn find_trouble(&self, loss: f64, gradient_norm: f64) -> Option<Trouble> {
         let train = &self.config.train;
         if !loss.is_finite() || !gradient_norm.is_finite() {
-            return Some((format!("loss {loss}, gradient norm {gradient_norm}"), train.on_bad_numbers));
+            let what = format!("loss {loss}, gradient norm {gradient_norm}");
+            return Some(Trouble { what, policy: train.on_bad_numbers, moved: false });
         }
         let z_score = self.state.z_score(loss, train.spike_window)?;
         if z_score <= train.spike_threshold {
@@ -131,24 +141,50 @@ impl Trainer {
         let what =
             format!("loss {loss:.4} is {z_score:.1} standard deviations above the mean of the last {window} steps");
         if train.on_loss_spike == Setback::Warn {
-            progress.warn(&format!("step {}: {what}", self.state.step + 1));
+            log::warn!("step {}: {what}", self.state.step + 1);
             return None;
         }
-        Some((what, train.on_loss_spike))
+        Some(Trouble { what, policy: train.on_loss_spike, moved: false })
     }
 
-    /// Clips, moves the weights, and balances the routers' biases.
-    fn update(&mut self, computed: Computed, gradient_norm: f64) -> StepReport {
-        let learning_rate = self.learning_rate();
-        let Computed { loss, target_bytes, routed } = computed;
-        self.optimizer.step(&self.prepared.model.parameters, learning_rate, gradient_norm);
+    /// Clips, moves the weights, and balances the routers' biases; then all that moved must be finite. Clipping and
+    /// decay, products and quotients can overflow where loss and gradient did not.
+    fn move_weights(&mut self, computed: &Computed, gradient_norm: f64) -> Option<Trouble> {
+        let parameters = &self.prepared.model.parameters;
+        let micro_batches = self.config.train.gradient_accumulation_steps;
+        let first = self.state.batch_number(0, micro_batches);
+        fault::update(first..first + micro_batches as u64, &mut parameters.gradients());
+        let mut finite = self.optimizer.step(parameters, self.learning_rate(), gradient_norm);
         if self.config.router.balance == Balance::Bias {
-            self.move_biases(&routed);
+            finite &= self.move_biases(&computed.routed);
         }
+        if finite {
+            return None;
+        }
+        let found = self.optimizer.find_bad_number(&self.prepared.model.parameters).unwrap_or_default();
+        let loss = computed.loss;
+        let what = format!(
+            "loss {loss:.4}, gradient norm {gradient_norm:.3e}, but after the update not all numbers are finite: {found}"
+        );
+        Some(Trouble { what, policy: self.config.train.on_bad_numbers, moved: true })
+    }
+
+    /// Counts the step as taken.
+    fn advance(&mut self, computed: Computed, gradient_norm: f64) -> StepReport {
+        let learning_rate = self.learning_rate();
+        let Computed { loss, predicted, routed } = computed;
         self.state.push_loss(loss, self.config.train.spike_window);
         self.state.step += 1;
         self.state.tokens += self.tokens_per_step() as u64;
-        StepReport { loss, target_bytes, gradient_norm, learning_rate, routed }
+        StepReport { loss, predicted, gradient_norm, learning_rate, routed }
+    }
+
+    /// Takes back a step that was taken, because the validation loss is not finite after it.
+    pub(super) fn take_back(&mut self, loss: f64, routed: &RoutingAverages) -> Result<()> {
+        self.state.step -= 1;
+        let what = format!("validation loss {loss} after it");
+        let trouble = Trouble { what, policy: self.config.train.on_bad_numbers, moved: true };
+        self.set_back(&trouble, routed)
     }
 
     fn learning_rate(&self) -> f64 {
@@ -156,55 +192,70 @@ impl Trainer {
     }
 
     /// Goes past the batches of a step that went wrong, or ends the run.
-    fn set_back(&mut self, what: &str, policy: Setback, computed: &Computed, progress: &Progress) -> Result<()> {
-        let evidence = self.evidence(computed)?;
+    fn set_back(&mut self, trouble: &Trouble, routed: &RoutingAverages) -> Result<()> {
+        let Trouble { what, policy, moved } = trouble;
+        let evidence = self.evidence(routed, *moved)?;
         self.prepared.model.parameters.clear_gradients();
         let step = self.state.step + 1;
         let since = self.state.skipped.iter().filter(|skipped| skipped.step > self.state.due_step).count();
-        if policy == Setback::Stop || since >= MAX_SETBACKS {
-            let often = if policy == Setback::Stop { "" } else { ", once more after 10 setbacks without a checkpoint" };
-            let what = format!("{what}{often}; no weight was changed by it\n{evidence}");
-            return Err(self.diverged(step, &what).into());
+        if *policy == Setback::Stop || since >= MAX_SETBACKS {
+            let often =
+                if *policy == Setback::Stop { "" } else { ", once more after 10 setbacks without a checkpoint" };
+            let harm = if *moved { "what it did to the weights is not saved" } else { "no weight was changed by it" };
+            return Err(self.diverged(step, &format!("{what}{often}; {harm}\n{evidence}")).into());
         }
-        let target = if policy == Setback::Rewind { self.state.due_step } else { self.state.step };
-        let batches = ((step - target) * self.config.train.gradient_accumulation_steps) as u64;
-        let reason = format!("{what}\n{evidence}");
-        if policy == Setback::Rewind {
-            progress.warn(&format!("step {step}: {reason}back to step {target}, and past the batches since then"));
-            self.go_back(target)?;
+        let reason = format!("step {step}: {what}\n{evidence}");
+        let after = if *policy == Setback::Rewind { self.state.due_step } else { self.state.step };
+        let batches = ((step - after) * self.config.train.gradient_accumulation_steps) as u64;
+        if *policy == Setback::Rewind {
+            log::warn!("{reason}back to step {after}, and past the batches since then");
+            // From there on, nothing that was passed over comes again.
+            self.state.skipped.iter_mut().for_each(|skipped| skipped.after = skipped.after.min(after));
+            self.go_back(self.due_checkpoint()?.as_ref())?;
+        } else if *moved {
+            // Steps are a matter of state and configuration alone, so that these are taken again as they were.
+            let newest = self.directory.newest()?;
+            self.go_back(newest.as_ref())?;
+            let target = self.state.step;
+            log::warn!("{reason}back to step {target}, and on without this batch");
         } else {
-            progress.warn(&format!("step {step}: {reason}this batch is skipped"));
+            log::warn!("{reason}this batch is skipped");
         }
-        self.state.skipped.push(Skipped { step, batches, reason: what.to_owned() });
+        self.state.skipped.push(Skipped { step, batches, after, reason: what.to_owned() });
         Ok(())
     }
 
-    /// Restores the state after step `target`, at which there is a checkpoint unless it is 0, and forgets all that came
-    /// later; but not which batches were skipped.
-    fn go_back(&mut self, target: usize) -> Result<()> {
-        let checkpoints = self.directory.checkpoints();
-        let state = if target == 0 {
-            self.prepared.model.parameters.initialize(self.config.train.seed);
-            let Config { optimizer, train, .. } = &self.config;
-            self.optimizer = Optimizer::new(optimizer, train.precision, &self.prepared.model.parameters);
-            TrainerState::new(&self.config, &self.prepared)?
-        } else {
-            let files = checkpoint::load(&checkpoint::of_step(&checkpoints, target as u64))
-                .with_context(|| format!("cannot go back to step {target}"))?;
-            RunDirectory::restore(&files, &mut self.prepared, &mut self.optimizer)?
+    /// The last checkpoint that was due; none before the first.
+    fn due_checkpoint(&self) -> Result<Option<Files>> {
+        let step = self.state.due_step;
+        let load = || checkpoint::load(&checkpoint::of_step(&self.directory.checkpoints(), step as u64));
+        (step > 0).then(load).transpose().with_context(|| format!("cannot go back to step {step}"))
+    }
+
+    /// Restores the state of a checkpoint, or that before the first step, and forgets all that came later; but not which
+    /// batches were skipped.
+    fn go_back(&mut self, files: Option<&Files>) -> Result<()> {
+        let state = match files {
+            Some(files) => RunDirectory::restore(files, &mut self.prepared, &mut self.optimizer)?,
+            None => {
+                self.prepared.model.parameters.initialize(self.config.train.seed);
+                let Config { optimizer, train, .. } = &self.config;
+                self.optimizer = Optimizer::new(optimizer, train.precision, &self.prepared.model.parameters);
+                TrainerState::new(&self.config, &self.prepared)?
+            }
         };
         let (skipped, config_sha256) = (std::mem::take(&mut self.state.skipped), self.state.config_sha256.clone());
         self.state = TrainerState { skipped, config_sha256, ..state };
         self.directory.relink(&self.state)?;
-        checkpoint::discard_after(&checkpoints, target as u64)?;
+        checkpoint::discard_after(&self.directory.checkpoints(), self.state.step as u64)?;
         self.directory.rewind(&self.state)?;
         Ok(())
     }
 
     /// What is known about a step that went wrong, a line each.
-    fn evidence(&self, computed: &Computed) -> Result<Evidence> {
+    fn evidence(&self, routed: &RoutingAverages, moved: bool) -> Result<Evidence> {
         let micro_batches = self.config.train.gradient_accumulation_steps;
         let batches = (0..micro_batches).map(|micro| self.micro_batch(micro)).collect::<Result<Vec<_>>>()?;
-        diagnosis::examine(&self.prepared.model, &batches, self.learning_rate(), &computed.routed)
+        diagnosis::examine(&self.prepared.model, &batches, self.learning_rate(), routed, moved)
     }
 }

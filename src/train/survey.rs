@@ -103,6 +103,11 @@ impl Sample {
         self.texts += 1;
     }
 
+    /// Bytes of all that was added.
+    pub fn seen_bytes(&self) -> usize {
+        self.seen_bytes
+    }
+
     pub fn is_partial(&self) -> bool {
         self.every > 1
     }

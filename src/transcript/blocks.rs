@@ -63,8 +63,11 @@ impl<'a> Fence<'a> {
         let text = line.trim_start();
         let info = text.trim_start_matches(if text.starts_with('~') { '~' } else { '`' });
         let mark = &text[..text.len() - info.len()];
-        (mark.len() >= 3 && !(mark.starts_with('`') && info.contains('`')))
-            .then_some(Self { mark, indent: line.len() - text.len(), info })
+        (mark.len() >= 3 && !(mark.starts_with('`') && info.contains('`'))).then_some(Self {
+            mark,
+            indent: line.len() - text.len(),
+            info,
+        })
     }
 
     fn closes(&self, open: &Fence) -> bool {
@@ -115,9 +118,8 @@ fn after_front_matter(contents: &str) -> &str {
 
 /// `---`, `***` or `___`, with or without spaces between, or the `===` below a heading.
 fn is_rule(line: &str) -> bool {
-    let is_of = |mark: char| {
-        line.chars().all(|c| c == mark || c == ' ') && line.chars().filter(|&c| c == mark).count() >= 3
-    };
+    let is_of =
+        |mark: char| line.chars().all(|c| c == mark || c == ' ') && line.chars().filter(|&c| c == mark).count() >= 3;
     ['-', '*', '_', '='].into_iter().any(is_of)
 }
 
@@ -128,8 +130,7 @@ fn is_list_item(line: &str) -> bool {
 }
 
 /// What begins and ends something that no reader of the page sees.
-const HIDDEN: [(&str, &str); 4] =
-    [("<!--", "-->"), ("<script", "</script>"), ("<style", "</style>"), ("{/*", "*/}")];
+const HIDDEN: [(&str, &str); 4] = [("<!--", "-->"), ("<script", "</script>"), ("<style", "</style>"), ("{/*", "*/}")];
 
 /// The line without comments, scripts and the like, and what follows in the file. They may span lines, as a tag may:
 /// then the line goes on where they end.
@@ -175,6 +176,12 @@ fn next_hidden(text: &str, from: usize) -> Option<(usize, &'static str)> {
 fn opens_tag(text: &str) -> bool {
     let Some((before, tag)) = text.rsplit_once('<') else { return false };
     let has_name = tag.starts_with(|c: char| c.is_ascii_alphabetic());
-    has_name && !tag.contains('>') && tag.contains(['=', ' ']) && tag.contains("=\"") && before.matches('`').count() % 2 == 0
-        || (has_name && !tag.contains(|c: char| !c.is_ascii_alphanumeric()) && ["a", "img", "iframe", "div", "span"].contains(&tag))
+    has_name
+        && !tag.contains('>')
+        && tag.contains(['=', ' '])
+        && tag.contains("=\"")
+        && before.matches('`').count() % 2 == 0
+        || (has_name
+            && !tag.contains(|c: char| !c.is_ascii_alphanumeric())
+            && ["a", "img", "iframe", "div", "span"].contains(&tag))
 }

@@ -35,48 +35,41 @@ const MAX_LABEL_CHARS: usize = 60;
 const MAX_LABEL_WORDS: usize = 6;
 
 /// Parts of names that are written small.
-const PARTICLES: &[&str] = &[
-    "&", "+", "abu", "af", "al", "and", "auf", "av", "ben", "bin", "da", "das", "de", "degli", "del", "della", "den",
-    "der", "des", "di", "do", "dos", "du", "e", "el", "et", "i", "ibn", "la", "las", "le", "les", "los", "op", "st.",
-    "te", "ten", "ter", "und", "van", "von", "y", "zu", "zur",
-];
+const PARTICLES: &str = "\
+    & + abu af al and auf av ben bin da das de degli del della den der des di do dos du e el et i ibn la las \
+    le les los op st. te ten ter und van von y zu zur";
 
 /// Words that announce something instead of naming a speaker, alone or with a number.
-const HEADINGS: &[&str] = &[
-    "a", "achtung", "action", "advantage", "advice", "again", "agenda", "also", "and", "announcement", "answer",
-    "antwort", "appendix", "attention", "background", "because", "beispiel", "benefit", "bonus", "but", "caption",
-    "captions", "caution", "caveat", "challenge", "chapter", "chorus", "chapitre", "clue", "comment", "conclusion",
-    "conditions", "context", "copyright", "correction", "credits", "danger", "date", "day", "definition", "description",
-    "dessert", "directions", "disclaimer", "domanda", "edit", "ejemplo", "email", "episode", "etape", "etc", "example",
-    "exception", "exemple", "exercise", "experiment", "extra", "fact", "figure", "finally", "first", "focus",
-    "footnote", "formula", "frage", "fun", "goal", "here", "hinweis", "hint", "hypothesis", "i.e.", "idea",
-    "important", "in", "ingredients", "instructions", "intro", "introduction", "item", "kapitel", "key", "language",
-    "lesson", "level", "line", "list", "listen", "location", "look", "lyrics", "materials", "meaning", "method",
-    "mission", "music", "myth", "next", "no", "nota", "note", "notes", "now", "number", "objective", "once", "option",
-    "outro", "overview", "page", "paragraph", "part", "paso", "phase", "place", "plan", "point", "preparation",
-    "pregunta", "principle", "problem", "pro", "ps", "purpose", "q", "question", "questions", "quote", "reason",
-    "recap", "recipe", "references", "remark", "remember", "reminder", "respuesta", "result", "results", "risposta",
-    "round", "rule", "schritt", "season", "second", "secret", "section", "serves", "serving", "slide", "so",
-    "solution", "source", "sources", "spoiler", "stage", "statement", "step", "subject", "subtitles", "summary",
-    "table", "task", "theme", "then", "third", "time", "tip", "tips", "title", "today", "tomorrow", "topic",
-    "transcript", "translation", "update", "verse", "version", "warning",
-];
-const MORE_HEADINGS: &[&str] = &[
-    "warum", "week", "well", "why", "yesterday", "réponse", "étape", "remarque", "pergunta", "resposta", "passo",
-    "observation", "quick", "big", "bottom", "main", "final", "last", "side", "another", "my", "your", "the", "this",
-    "one", "two", "three", "вопрос", "ответ", "шаг", "внимание", "问题", "答案", "步骤", "问", "答", "注意", "例如",
-    "質問", "答え", "問", "سؤال", "جواب", "שאלה",
-];
+const HEADINGS: &str = "\
+    a achtung action advantage advice again agenda allergens also and announcement another answer antwort \
+    appendix assumption attention background basically because beispiel benefit big bonus bottom breaking \
+    bullet but caption captions case caution caveat challenge chapitre chapter chorus closing clue comment \
+    conclusion conditions congratulations cons consider context copyright correct correction credits danger \
+    date day definition description dessert difference directions disclaimer discussion domanda edge edit \
+    ejemplo email episode etape etc exactly example exception exemple exercise experiment extra fact false \
+    figure final finally finding first focus footnote formula frage fun goal heads here hint hinweis how \
+    hypothesis i.e. idea imagine important in incorrect ingredients instructions interesting interestingly \
+    intro introduction item kapitel key keyword keywords language last learning lesson level line list listen \
+    location look lyrics main materials meaning meanwhile method mission moral music my myth next no nota \
+    note notes now number objective observation once one opening opinion option otherwise outcome outro \
+    overview page paragraph part paso passo pergunta phase place plan point prediction pregunta preparation \
+    prerequisites principle pro problem proof pros ps purpose q question questions quick quiz quote reality \
+    reason recap recipe references remark remarque remember reminder requirements resposta respuesta result \
+    results right risposta round rule réponse scene schritt season second secret section serves serving setup \
+    side slide so solution source sources specifically spoiler sponsor stage statement step storage \
+    story subject subtitles suggestion summary supplies table takeaway takeaways task technically the theme \
+    then theory third this three thus time timeline tip tips title today tomorrow tools topic transcript \
+    translation trivia true truth turns two update verdict verse version vocabulary warning warum week well \
+    what when where who why worst wrong yes yesterday your étape внимание вопрос ответ шаг שאלה جواب سؤال 例如 問 \
+    步骤 注意 答 答え 答案 質問 问 问题";
 
 /// What recognisers and captions put in brackets besides names.
-const SOUNDS: &[&str] = &[
-    "applaudissements", "applaus", "applause", "aplausos", "audio", "background", "bell", "blank_audio", "chatter",
-    "cheering", "cheers", "chuckles", "chuckling", "clears", "closes", "coughs", "cries", "crosstalk", "crying", "door",
-    "foreign", "gasps", "groans", "inaudible", "indistinct", "laugh", "laughing", "laughs", "laughter", "music",
-    "musik", "musique", "música", "noise", "pause", "phone", "playing", "risas", "rires", "ringing", "screaming",
-    "sighs", "silence", "singing", "sobbing", "sound", "sounds", "speaking", "speaks", "unintelligible", "whispering",
-    "whispers", "拍手", "掌声", "笑", "音楽",
-];
+const SOUNDS: &str = "\
+    applaudissements applaus applause aplausos audio background bell blank_audio chatter cheering cheers \
+    chuckles chuckling clears closes coughs cries crosstalk crying door foreign gasps groans inaudible \
+    indistinct laugh laughing laughs laughter music musik musique música noise pause phone playing risas rires \
+    ringing screaming sighs silence singing sobbing sound sounds speaking speaks unintelligible whispering \
+    whispers 拍手 掌声 笑 音楽";
 
 /// The label that `text` begins with, if it begins like one.
 pub(super) fn leading_label(text: &str) -> Option<Label<'_>> {
@@ -163,7 +156,13 @@ fn leading_time(text: &str) -> Option<(u64, &str)> {
 
 /// The name in `Ana (00:00:12)`, `Ana [00:12]`, `Ana 00:12`.
 fn without_trailing_time(head: &str) -> (&str, Option<u64>) {
-    let opening = if head.ends_with(')') { "(" } else if head.ends_with(']') { "[" } else { " " };
+    let opening = if head.ends_with(')') {
+        "("
+    } else if head.ends_with(']') {
+        "["
+    } else {
+        " "
+    };
     let Some((name, time)) = head.rsplit_once(opening) else { return (head, None) };
     match parse_clock(time.trim_end_matches([')', ']']).trim()) {
         Some(ms) if !name.trim().is_empty() => (name.trim(), Some(ms)),
@@ -173,7 +172,8 @@ fn without_trailing_time(head: &str) -> (&str, Option<u64>) {
 
 /// The inside of the brackets that `text` starts with, not longer than a label, and what follows them.
 fn leading_brackets(text: &str) -> Option<(&str, &str)> {
-    let (open, close) = [('[', ']'), ('(', ')'), ('（', '）'), ('【', '】')].into_iter().find(|(open, _)| text.starts_with(*open))?;
+    let (open, close) =
+        [('[', ']'), ('(', ')'), ('（', '）'), ('【', '】')].into_iter().find(|(open, _)| text.starts_with(*open))?;
     let inside = &text[open.len_utf8()..];
     let (end, _) = inside.char_indices().take(MAX_LABEL_CHARS).find(|(_, c)| *c == close)?;
     Some((&inside[..end], &inside[end + close.len_utf8()..]))
@@ -193,8 +193,13 @@ fn form(name: &str) -> Option<Kind> {
     }
     let core = without_affiliation(name)?;
     let words: Vec<&str> = core.split_whitespace().collect();
-    let has_foreign_mark = core.contains(|c: char| !c.is_alphanumeric() && !c.is_whitespace() && !"._-'’·&+,".contains(c) && !is_mark(c));
-    if words.is_empty() || words.len() > MAX_LABEL_WORDS || has_foreign_mark || words.iter().any(|word| ends_sentence(word)) {
+    let has_foreign_mark =
+        core.contains(|c: char| !c.is_alphanumeric() && !c.is_whitespace() && !"._-'’·&+,".contains(c) && !is_mark(c));
+    if words.is_empty()
+        || words.len() > MAX_LABEL_WORDS
+        || has_foreign_mark
+        || words.iter().any(|word| ends_sentence(word))
+    {
         return None;
     }
     if is_heading(&words) {
@@ -206,7 +211,7 @@ fn form(name: &str) -> Option<Kind> {
             capitals += 1;
         } else if word.starts_with(is_uncased) {
             uncased += 1;
-        } else if !(PARTICLES.contains(word) || (position > 0 && word.starts_with(char::is_numeric))) {
+        } else if !(is_in(PARTICLES, word) || (position > 0 && word.starts_with(char::is_numeric))) {
             small += 1;
         }
     }
@@ -221,7 +226,8 @@ fn form(name: &str) -> Option<Kind> {
 /// `SPEAKER_00`, `speaker 1`, `Speaker A`, `spk_0`, `speaker ?`.
 fn is_diarised(name: &str) -> bool {
     let lower = name.to_lowercase();
-    let Some(number) = ["speaker", "spk", "sprecher", "locuteur"].iter().find_map(|word| lower.strip_prefix(word)) else {
+    let Some(number) = ["speaker", "spk", "sprecher", "locuteur"].iter().find_map(|word| lower.strip_prefix(word))
+    else {
         return false;
     };
     let id = number.trim_start_matches([' ', '_', '-', '#']);
@@ -249,11 +255,12 @@ fn ends_sentence(word: &str) -> bool {
     word.strip_suffix('.').is_some_and(|word| word.chars().count() > 5)
 }
 
+fn is_in(list: &str, word: &str) -> bool {
+    list.split(' ').any(|known| known == word)
+}
+
 fn is_heading(words: &[&str]) -> bool {
-    let is_known = |word: &str| {
-        let word = word.to_lowercase();
-        HEADINGS.contains(&word.as_str()) || MORE_HEADINGS.contains(&word.as_str())
-    };
+    let is_known = |word: &str| is_in(HEADINGS, &word.to_lowercase());
     let is_number = |word: &str| {
         let word = word.trim_start_matches('#');
         let is_roman = !word.is_empty() && word.chars().all(|c| "IVX".contains(c));
@@ -282,7 +289,7 @@ fn is_mark(c: char) -> bool {
 
 fn is_sound(inside: &str) -> bool {
     let lower = inside.to_lowercase();
-    lower.split(|c: char| c.is_whitespace() || ".,".contains(c)).any(|word| SOUNDS.contains(&word))
+    lower.split(|c: char| c.is_whitespace() || ".,".contains(c)).any(|word| is_in(SOUNDS, word))
 }
 
 #[cfg(test)]

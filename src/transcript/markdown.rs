@@ -81,7 +81,9 @@ impl<'a> Heads<'a> {
             Some(label) if label.kind != Kind::Loose && label.words.is_empty() => {
                 Some(Head { name: Some(label.name.to_string()), start_ms: label.start_ms })
             }
-            _ => (self.0.get(name).copied().unwrap_or_default() > 1).then_some(Head { name: Some(text), start_ms: None }),
+            _ => {
+                (self.0.get(name).copied().unwrap_or_default() > 1).then_some(Head { name: Some(text), start_ms: None })
+            }
         }
     }
 }

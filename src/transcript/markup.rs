@@ -195,7 +195,10 @@ mod tests {
         let text = "It&#39;s the chef&#8217;s caf&eacute;, 5&deg;C&hellip; &lt;b&gt; &amp;lt; &nbsp;&CounterClockwiseContourIntegral;";
         assert_eq!(words(text), "It's the chef\u{2019}s café, 5°C… <b> &lt; ∳");
         let strict = |text| decode_references(text, References::Strict).into_owned();
-        assert_eq!(strict("R&D &copy &amp; &#x27;&#39; a=1&copy=2 &nosuch; &;&&#;&é;"), "R&D &copy & '' a=1&copy=2 &nosuch; &;&&#;&é;");
+        assert_eq!(
+            strict("R&D &copy &amp; &#x27;&#39; a=1&copy=2 &nosuch; &;&&#;&é;"),
+            "R&D &copy & '' a=1&copy=2 &nosuch; &;&&#;&é;"
+        );
         assert_eq!(decode_references("&copy 2", References::Html), "© 2");
     }
 }

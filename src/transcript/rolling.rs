@@ -28,7 +28,10 @@ const ROLLING_RUN: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pair {
     /// The cue begins with what the one before ends with: whole lines, and so many bytes of the next line.
-    Overlap { lines: usize, bytes: usize },
+    Overlap {
+        lines: usize,
+        bytes: usize,
+    },
     /// The same text again, which may be a repetition by the speaker.
     Same,
     Different,
@@ -97,7 +100,9 @@ fn is_rolling(cues: &[Cue], pairs: &[Pair]) -> bool {
 fn compare(before: &Cue, cue: &Cue) -> Pair {
     if before.lines == cue.lines {
         let is_brief = |cue: &Cue| {
-            cue.start_ms.zip(cue.end_ms).is_some_and(|(start, end)| end.checked_sub(start).is_some_and(|ms| ms <= BRIEF_MS))
+            cue.start_ms
+                .zip(cue.end_ms)
+                .is_some_and(|(start, end)| end.checked_sub(start).is_some_and(|ms| ms <= BRIEF_MS))
         };
         // The same words, with another one of them highlighted.
         let only_markup_differs = !before.has_markup_of(cue);
@@ -146,9 +151,7 @@ fn common_words(before: &Cue, cue: &Cue) -> Option<Pair> {
 }
 
 fn bytes_of_words(text: &str, count: usize) -> usize {
-    let rest = (0..count).fold(text, |rest, _| {
-        rest.trim_start().trim_start_matches(|c: char| !c.is_whitespace())
-    });
+    let rest = (0..count).fold(text, |rest, _| rest.trim_start().trim_start_matches(|c: char| !c.is_whitespace()));
     text.len() - rest.len()
 }
 

@@ -40,7 +40,8 @@ pub(super) fn expand(sources: &[String]) -> Result<Vec<Source>> {
             Source { name: path.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/"), path, domain }
         })
         .collect();
-    files.sort_by(|a, b| a.name.cmp(&b.name));
+    // Different names that are not UTF-8 may look the same.
+    files.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
     Ok(files)
 }
 

@@ -39,6 +39,9 @@ const FEW_LABELS: usize = 5;
 /// A single name that recurs among unnamed turns has at least one in so many of them.
 const LONE_NAME_TURNS: usize = 20;
 
+/// An unknown label of more words than this, not all of them capitalised, is no name.
+const MAX_UNKNOWN_WORDS: usize = 3;
+
 /// Joins the pieces into whole turns: a piece of the same speaker continues the turn. One of nobody does so too where
 /// most cues are named, else until a sentence ends, because a whole file in one line could not be split into training
 /// and validation text.
@@ -207,6 +210,8 @@ fn begins_unnamed_turn(label: &Label, place: Place, before: Option<&Turn>) -> bo
     let after_sentence = before.is_none_or(|turn| ends_sentence(&turn.text));
     match label.kind {
         Kind::Bracketed => false,
+        // `So tune to four:` is a sentence.
+        Kind::Loose if label.name.split_whitespace().count() > MAX_UNKNOWN_WORDS => false,
         Kind::Loose if place != Place::StartsCue => after_sentence,
         _ => true,
     }
@@ -268,14 +273,16 @@ impl Evidence {
         count_as_words(&mut uses, pieces);
         let cues = pieces.iter().filter(|marked| marked.piece.place == Place::StartsCue).count();
         let can_be_name = |label: &Label| !matches!(label.kind, Kind::Heading | Kind::Bracketed);
-        let is_labelled = |piece: &Piece| piece.speaker.is_some() || label_of(piece).is_some_and(|label| can_be_name(&label));
-        let starts = |test: fn(char) -> bool| {
-            pieces.iter().filter(|marked| marked.piece.text.starts_with(test)).count()
-        };
+        let is_labelled =
+            |piece: &Piece| piece.speaker.is_some() || label_of(piece).is_some_and(|label| can_be_name(&label));
+        let starts =
+            |test: fn(char) -> bool| pieces.iter().filter(|marked| marked.piece.text.starts_with(test)).count();
         Self {
             cues,
             labelled_cues: count_cues(pieces, is_labelled),
-            bracketed_cues: count_cues(pieces, |piece| label_of(piece).is_some_and(|label| label.kind == Kind::Bracketed)),
+            bracketed_cues: count_cues(pieces, |piece| {
+                label_of(piece).is_some_and(|label| label.kind == Kind::Bracketed)
+            }),
             is_cased: starts(char::is_uppercase) > starts(char::is_lowercase),
             has_speakers: pieces.iter().any(|marked| marked.piece.speaker.is_some()),
             uses,

@@ -47,7 +47,8 @@ fn dialogue<'a>(event: &'a str, columns: &[String]) -> Option<Cue<'a>> {
     let fields: Vec<&str> = event.splitn(columns.len(), ',').collect();
     let field = |name: &str| fields.get(columns.iter().position(|column| column == name)?).map(|field| field.trim());
     let text = field("text")?;
-    let raw: Vec<Cow<str>> = text.split("\\N").map(|line| Cow::Owned(line.replace("\\n", " ").replace("\\h", " "))).collect();
+    let raw: Vec<Cow<str>> =
+        text.split("\\N").map(|line| Cow::Owned(line.replace("\\n", " ").replace("\\h", " "))).collect();
     let raw: Vec<Cow<str>> = raw.iter().map(|line| Cow::Owned(without_overrides(line))).collect();
     let mut lines = spoken_lines(&raw, References::Strict);
     if let Some(name) = field("name").or_else(|| field("actor")).filter(|name| !name.is_empty()) {
@@ -65,7 +66,8 @@ fn without_overrides(line: &str) -> String {
         if !is_drawing {
             words.push_str(before);
         }
-        let drawing = style.split('\\').filter_map(|tag| tag.strip_prefix('p')).find_map(|scale| scale.parse::<u32>().ok());
+        let drawing =
+            style.split('\\').filter_map(|tag| tag.strip_prefix('p')).find_map(|scale| scale.parse::<u32>().ok());
         is_drawing = drawing.map_or(is_drawing, |scale| scale > 0);
         rest = after;
     }
@@ -96,7 +98,8 @@ pub(super) fn ttml<'a>(name: &str, contents: &str) -> Result<Cues<'a>> {
         let speaker = agent.map(|id| agents.get(id).cloned().unwrap_or_else(|| id.to_string()));
         let lines = text.split('\n').map(single_spaced).filter(|line| !line.is_empty());
         let lines = lines.map(|text| SpokenLine { speaker: speaker.clone(), text, continues: false }).collect();
-        let time = |key| paragraph.ancestors().take(MAX_DEPTH).find_map(|node| node.attribute_of(key)).and_then(ttml_time);
+        let time =
+            |key| paragraph.ancestors().take(MAX_DEPTH).find_map(|node| node.attribute_of(key)).and_then(ttml_time);
         let line = document.text_pos_at(paragraph.range().start).row as usize;
         let raw = vec![Cow::Owned(text)];
         found.cues.push(Cue { line, start_ms: time("begin"), end_ms: time("end"), lines, raw, ..Cue::default() });
@@ -177,7 +180,10 @@ mod tests {
             Dialogue: 0,0:00:01.00,0:00:02.00,Default,Ana,0,0,0,,{\\an8\\pos(1,2)}Is it\\hcold?\n\
             Dialogue: 1,0:00:01.00,0:00:02.00,Default,Ana,0,0,0,,{\\an8\\blur4}Is it\\hcold?\n\
             Dialogue: 0,0:02:00.00,0:02:01.00,Sign,,0,0,0,,{\\p1}m 0 0 l 100 0{\\p0}\n";
-        assert_eq!(read(contents, Format::SubStation), "[00:00:01] Ana: Is it cold?\n[00:01:04] Bo: No, he said, no.\n");
+        assert_eq!(
+            read(contents, Format::SubStation),
+            "[00:00:01] Ana: Is it cold?\n[00:01:04] Bo: No, he said, no.\n"
+        );
     }
 
     #[test]
@@ -188,7 +194,8 @@ mod tests {
             <div><p begin=\"64.5s\" ttm:agent=\"SPEAKER_1\"><span p:unit=\"sentence\"><span p:unit=\"word\">No</span>\
             <span p:unit=\"word\">sir.</span></span></p></div></body></tt>";
         assert_eq!(read(contents, Format::Ttml), "[00:00:01] Ana: Is it so & cold?\n[00:01:04] SPEAKER_1: No sir.\n");
-        let error = subtitles::read("a", "<tt>\n</p></tt>", Format::Ttml, &ReadOptions::DEFAULT).unwrap_err().to_string();
+        let error =
+            subtitles::read("a", "<tt>\n</p></tt>", Format::Ttml, &ReadOptions::DEFAULT).unwrap_err().to_string();
         assert!(error.starts_with("a:2: broken XML: "), "{error}");
     }
 }

@@ -134,8 +134,10 @@ mod tests {
 
     #[test]
     fn what_is_no_cue_is_skipped_and_named() {
-        let contents = format!("Downloaded\n1\n00:00:01,000 --> 00:00:02,000\nOne.\n\n2\n00:00:02,000 --> x\n{UNDECODABLE}\n\n\
-            3\n00:00:0x,000 --> 00:00:04,000\nThree.\n");
+        let contents = format!(
+            "Downloaded\n1\n00:00:01,000 --> 00:00:02,000\nOne.\n\n2\n00:00:02,000 --> x\n{UNDECODABLE}\n\n\
+            3\n00:00:0x,000 --> 00:00:04,000\nThree.\n"
+        );
         let speech = super::read("a.srt", &contents, Format::Srt, &DEFAULT).unwrap();
         assert_eq!(speech.text, "One.\nThree.\n");
         let expected = [(1, "text before the first cue".to_string()), (7, "a cue that is not valid UTF-8".to_string())];

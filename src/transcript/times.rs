@@ -133,7 +133,9 @@ fn leading_digits(text: &str) -> Option<(&str, &str)> {
 }
 
 fn number(digits: &str) -> u64 {
-    digits.bytes().fold(0, |sum: u64, digit| sum.saturating_mul(10).saturating_add(u64::from(digit.saturating_sub(b'0'))))
+    digits
+        .bytes()
+        .fold(0, |sum: u64, digit| sum.saturating_mul(10).saturating_add(u64::from(digit.saturating_sub(b'0'))))
 }
 
 /// Speech that follows the times in the same line: anything but settings such as `align:start position:0%`.
@@ -143,7 +145,8 @@ fn words_after(rest: &str) -> &str {
         let key = word.split([':', '=']).next().unwrap_or_default();
         word.contains([':', '=', '%']) && SETTINGS.contains(&key.to_ascii_lowercase().as_str())
     };
-    let has_words = rest.split_whitespace().any(|word| word.contains(char::is_alphabetic) && !word.contains([':', '=', '%']));
+    let has_words =
+        rest.split_whitespace().any(|word| word.contains(char::is_alphabetic) && !word.contains([':', '=', '%']));
     if has_words && !rest.split_whitespace().any(is_setting) { rest } else { "" }
 }
 

@@ -15,7 +15,7 @@ function card(expert) {
   const layer = current();
   const load = layer.load.share[expert];
   const busiest = Math.max(...layer.load.share);
-  const label = layer.labels?.[expert];
+  const { mostly, mostly_share, typical } = layer.names?.[expert] ?? {};
   return el(
     "article",
     { class: `card e${expert}`, id: `card-${expert}`, "aria-label": expertTitle(state.layer, expert) },
@@ -26,8 +26,17 @@ function card(expert) {
       el(
         "p",
         {},
-        label ? el("strong", {}, label) : el("span", { class: "hint" }, load === 0 ? "dead" : "nothing in particular"),
-        el("small", {}, load === 0 ? "no token reaches it" : `${percent(load)} of the work, ${times(load * E)} even`),
+        mostly
+          ? el("strong", {}, chooses ? `mostly ${mostly}, ${percent(mostly_share, 0)}` : "all tokens")
+          : el("span", { class: "hint" }, "dead"),
+        mostly && chooses
+          ? el("small", { class: "typical" }, typical ? `most typical: ${typical}` : "nothing typical")
+          : null,
+        el(
+          "small",
+          {},
+          load === 0 ? "no token reaches it" : `${percent(load)} of the work, ${times(load * E)} its fair share`,
+        ),
       ),
     ),
     load === 0
@@ -35,8 +44,8 @@ function card(expert) {
       : [
           bar(load / busiest, 1 / E / busiest),
           el("p", { class: "card-facts" }, cardFacts(layer, expert)),
-          meters("Kinds of token", DATA.classes ?? [], layer.classes?.input, expert, 5),
-          meters("Domains", DATA.domains?.length > 1 ? DATA.domains : [], layer.domains?.share, expert, 6),
+          chooses ? meters("Kinds of token", DATA.classes ?? [], layer.classes?.input, expert, 5) : null,
+          chooses ? meters("Domains", DATA.domains?.length > 1 ? DATA.domains : [], layer.domains?.share, expert, 6) : null,
           words("Tokens it reads", layer.vocabulary?.input?.[expert]),
           words("Tokens predicted there", layer.vocabulary?.predicted?.[expert]),
           words("Tokens that follow", layer.vocabulary?.target?.[expert]),
@@ -51,7 +60,7 @@ function cardFacts({ gate, loss, importance, repetition }, expert) {
     !missing(gate.mean_by_expert?.[expert]) && `mean gate ${fixed(gate.mean_by_expert[expert])}`,
     !missing(loss?.served?.[expert]) && `loss where it serves ${fixed(loss.served[expert])}`,
     !missing(repetition?.by_expert?.[expert]) &&
-      `serves the next token again ${percent(repetition.by_expert[expert], 0)}`,
+      `serves the next token too ${percent(repetition.by_expert[expert], 0)}`,
     rises && `without it ${signed(rises[expert])} nats, #${descending(rises).indexOf(expert) + 1} of ${E}`,
     !missing(importance?.reap?.[expert]) && `REAP ${fixed(importance.reap[expert])}`,
   ]
@@ -104,12 +113,9 @@ function words(title, tokens) {
   ];
 }
 
-/** The first example of each of a few tokens, aligned at the token. */
+/** Examples of a few tokens from all over the text, aligned at the token. */
 function contexts(tokens) {
-  const examples = (tokens ?? [])
-    .filter((token) => token.contexts?.length)
-    .slice(0, 4)
-    .map((token) => token.contexts[0]);
+  const examples = (tokens ?? []).slice(0, 3).flatMap((token) => token.contexts ?? []);
   if (!examples.length) return null;
   const plain = (text) => (text === "" ? "" : visible(text).replace(/␣/g, " "));
   return [

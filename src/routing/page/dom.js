@@ -140,8 +140,9 @@ const expertName = (layer, expert) => `layer ${DATA.layers[layer].layer}, expert
 
 /** "expert 5: numbers and dates", or without what it stands out for where nothing does. */
 function expertTitle(layer, expert) {
-  const label = DATA.layers[layer].labels?.[expert];
-  return label ? `expert ${expert}: ${label}` : `expert ${expert}`;
+  const { mostly, typical } = DATA.layers[layer].names?.[expert] ?? {};
+  if (!mostly || K === E) return `expert ${expert}`;
+  return `expert ${expert}: mostly ${mostly}${typical && typical !== mostly ? `; most typical ${typical}` : ""}`;
 }
 
 /** An expert's number on its colour. */

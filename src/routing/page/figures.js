@@ -2,6 +2,8 @@
 // has nothing for it (one expert for each token makes no pairs, one domain no comparison, and so on).
 
 const even = K / E;
+/** Where every token has all experts, nothing is chosen, and what choices would tell is left out. */
+const chooses = K < E;
 
 /** The room that every figure has: measured once for all, because measuring lays out the whole page. */
 const room = { width: 0, figures: [] };
@@ -55,7 +57,14 @@ function largest(rows, columns, value) {
   return best;
 }
 
-// ---- Layers: even, sure, specialised
+/** Whether a rate of `n` cases differs from chance by more than the best of `cells` such rates would by chance. */
+function isEvident(n, rate, chance, cells) {
+  const term = (p, q) => (p > 0 ? p * Math.log2(p / q) : 0);
+  const bits = n * (term(rate, chance) + term(1 - rate, 1 - chance));
+  return bits >= Math.log2(cells / (DATA.significance?.level ?? 0.01));
+}
+
+// ---- Layers: even, confident, specialised
 
 function drawLayers() {
   const name = {
@@ -70,20 +79,24 @@ function drawLayers() {
       table(title, [name, ...columns], range(L), (l) => ({ class: l === state.layer ? "current" : null })),
     );
   layersTable("layers-even", "How even the load is", [
-    { title: "Busiest", cell: (l) => times(of(l).load.max_over_uniform) },
-    { title: "Variation", cell: (l) => fixed(of(l).load.coefficient_of_variation) },
-    { title: "Evenness", cell: (l) => fixed(of(l).load.entropy, 3) },
-    { title: "Dead experts", cell: (l) => count(of(l).load.dead.length) },
-    { title: "Same expert again", cell: (l) => percent(of(l).repetition?.first) },
-    { title: "… by chance", cell: (l) => percent(of(l).repetition?.first_expected) },
-    ...(K > 1
+    ...(chooses
       ? [
-          { title: "Any expert again", cell: (l) => percent(of(l).repetition?.any) },
+          { title: "Busiest", cell: (l) => times(of(l).load.max_over_uniform) },
+          { title: "Variation", cell: (l) => fixed(of(l).load.coefficient_of_variation) },
+          { title: "Evenness", cell: (l) => fixed(of(l).load.entropy, 3) },
+          { title: "Dead experts", cell: (l) => count(of(l).load.dead.length) },
+        ]
+      : []),
+    { title: "Same as previous", cell: (l) => percent(of(l).repetition?.first) },
+    { title: "… by chance", cell: (l) => percent(of(l).repetition?.first_expected) },
+    ...(K > 1 && chooses
+      ? [
+          { title: "Any in common", cell: (l) => percent(of(l).repetition?.any) },
           { title: "… by chance", cell: (l) => percent(of(l).repetition?.any_expected) },
         ]
       : []),
   ]);
-  layersTable("layers-sure", "How sure the router is", [
+  layersTable("layers-sure", "How confident the router is", [
     {
       title: K > 1 ? `Mean gates, choice 1 to ${K}` : "Mean gate",
       cell: (l) =>
@@ -92,19 +105,23 @@ function drawLayers() {
           .join("  "),
     },
     { title: "Router entropy (nats)", cell: (l) => fixed(of(l).gate.router_entropy) },
-    { title: "… as among equals", cell: (l) => `${fixed(Math.exp(of(l).gate.router_entropy), 1)} of ${E}` },
-    { title: "Mean margin", cell: (l) => fixed(of(l).gate.margin_mean, 3) },
-    { title: "Margin of the middle 80%", cell: (l) => marginRange(of(l).gate.margin_quantiles) },
-    { title: "Close calls", cell: (l) => percent(of(l).gate.close) },
+    { title: "Effective experts", cell: (l) => `${fixed(Math.exp(of(l).gate.router_entropy), 1)} of ${E}` },
+    ...(chooses
+      ? [
+          { title: "Mean margin", cell: (l) => fixed(of(l).gate.margin_mean, 3) },
+          { title: "Margin of the middle 80%", cell: (l) => marginRange(of(l).gate.margin_quantiles) },
+          { title: "Close calls", cell: (l) => percent(of(l).gate.close) },
+        ]
+      : []),
   ]);
+  byId("layers-special-part").hidden = !chooses;
   layersTable("layers-special", "How specialised the experts are", [
     ...(DATA.domains?.length > 1
       ? [
-          { title: "Domain information (bits)", cell: (l) => fixed(of(l).domains?.information, 4) },
-          { title: "… shuffled", cell: (l) => fixed(of(l).domains?.baseline?.mean, 4) },
+          { title: "Explained by the domain", cell: (l) => percent(of(l).domains?.explained) },
         ]
       : []),
-    { title: "Kind-of-token information (bits)", cell: (l) => fixed(of(l).classes?.information, 3) },
+    { title: "… by the kind of token", cell: (l) => percent(of(l).classes?.explained) },
     ...[
       ["input", "Tokens read"],
       ["predicted", "Tokens predicted"],
@@ -123,7 +140,7 @@ function drawLoad() {
   const top = largest(L, E, load);
   find(
     "load-finding",
-    `${layerName(top.row)}, expert ${top.column} is the busiest of all: ${times(top.value)} the even share of ${percent(1 / E)}.`,
+    `${layerName(top.row)}, expert ${top.column} is the busiest of all: ${times(top.value)} its fair share of ${percent(1 / E)}.`,
   );
   draw("load", [], () => [
     heatmap({
@@ -137,7 +154,7 @@ function drawLoad() {
         `${layerName(l)}, ${expertTitle(l, e)}\n${load(l, e) === 0 ? "dead: no token reaches it" : `${percent(load(l, e) / E)} of the work, ${times(load(l, e))} the even share`}`,
       owner: (l, e) => [l, e],
     }),
-    ratioKey("the even share"),
+    ratioKey("fair share"),
   ]);
   drawLoadOverTraining();
 }
@@ -169,10 +186,10 @@ function drawLoadOverTraining() {
         value: (e, i) => (load(e, i) === 0 ? null : onScale(load(e, i))),
         label: (e, i) => fixed(load(e, i), 1),
         tip: (e, i) =>
-          `step ${count(routing.step[kept[i]])}, expert ${e}: ${percent(load(e, i) / E)} of the work, ${times(load(e, i))} the even share`,
+          `step ${count(routing.step[kept[i]])}, expert ${e}: ${percent(load(e, i) / E)} of the work, ${times(load(e, i))} its fair share`,
         owner: (e) => [state.layer, e],
       }),
-      ratioKey("the even share"),
+      ratioKey("fair share"),
     ];
   });
 }
@@ -203,13 +220,12 @@ function drawDomains() {
     groupHeatmap(`Domains by expert, ${layerName(state.layer)}`, DATA.domains, current().domains.share),
   );
   follow(["layer"], () => {
-    const { information, baseline, z } = current().domains;
-    if (missing(information) || !baseline) return find("domains-finding");
-    const verdict = z > 3 ? "more than chance" : "no more than chance";
+    const { information, explained, baseline } = current().domains;
+    if (missing(explained) || !baseline) return find("domains-finding");
     find(
       "domains-finding",
-      `${layerName(state.layer)}: a token’s domain tells ${fixed(information, 4)} bits about its expert, ${verdict}: ` +
-        `${count(baseline.permutations)} shuffles of ${baseline.unit} gave ${fixed(baseline.mean, 4)} on average and ${fixed(baseline.largest, 4)} at most.`,
+      `${layerName(state.layer)}: a token’s domain explains ${percent(explained)} of the choice of its experts, its kind ${percent(current().classes?.explained)}. ` +
+        `Domain and expert share ${fixed(information, 4)} bits; ${count(baseline.permutations)} shuffles of ${baseline.unit} gave ${fixed(baseline.mean, 4)} on average and ${fixed(baseline.largest, 4)} at most.`,
     );
   });
 }
@@ -221,7 +237,11 @@ function drawClasses() {
   );
   follow(["layer"], () => {
     const share = current().classes.input;
-    const top = largest(DATA.classes.length, E, (c, e) => (DATA.classes[c].tokens >= 30 ? share[c][e] : null));
+    const isFound = (c, e) =>
+      DATA.classes[c].tokens >= 20 &&
+      share[c][e] > K * current().load.share[e] &&
+      isEvident(DATA.classes[c].tokens, share[c][e], K * current().load.share[e], DATA.classes.length * E);
+    const top = largest(DATA.classes.length, E, (c, e) => (isFound(c, e) ? share[c][e] : null));
     find(
       "classes-finding",
       top.row === undefined
@@ -270,26 +290,31 @@ function drawCompute() {
     { title: "", number: false, cell: (g) => bar(g.loss / most, DATA.text.loss / most) },
     { title: "Loss (nats)", cell: (g) => fixed(g.loss) },
     { title: "Share of all loss", cell: (g) => percent((g.loss * g.tokens) / (total || 1)) },
-    {
-      title: "Served most by",
-      number: false,
-      cell: (g) =>
-        el(
-          "span",
-          { class: "row-chips" },
-          descending(g.share(state.layer))
-            .slice(0, 3)
-            .map((e) => [chip(state.layer, e), el("small", {}, percent(g.share(state.layer)[e], 0))]),
-        ),
-    },
+    ...(chooses
+      ? [
+          {
+            title: "Predicted most by",
+            number: false,
+            cell: (g) =>
+              el(
+                "span",
+                { class: "row-chips" },
+                descending(g.share(state.layer))
+                  .slice(0, 3)
+                  .map((e) => [chip(state.layer, e), el("small", {}, percent(g.share(state.layer)[e], 0))]),
+              ),
+          },
+        ]
+      : []),
   ];
+  for (const part of document.querySelectorAll("#compute-section .choosing")) part.hidden = !chooses;
   draw("compute", ["layer"], () => table("Loss by kind of token and by domain", columns, groups));
 }
 
 // ---- Co-activation
 
 function drawCoactivation() {
-  if (K < 2 || E < 3 || !DATA.layers[0].coactivation) return hide("coactivation-section");
+  if (K < 2 || E < 3 || !chooses || !DATA.layers[0].coactivation) return hide("coactivation-section");
   const load = (e) => current().load.share[e];
   const expected = (i, j) => ((K - 1) * load(j)) / (1 - load(i));
   const share = (i, j) => current().coactivation[i][j];
@@ -311,7 +336,9 @@ function drawCoactivation() {
     ratioKey("as the loads suggest"),
   ]);
   follow(["layer"], () => {
-    const top = largest(E, E, (i, j) => (load(i) > 0.2 / E && load(j) > 0.2 / E ? lift(i, j) : null));
+    const isFound = (i, j) =>
+      lift(i, j) > 1 && expected(i, j) < 1 && isEvident(load(i) * K * DATA.text.tokens, share(i, j), expected(i, j), E * E);
+    const top = largest(E, E, (i, j) => (isFound(i, j) ? lift(i, j) : null));
     find(
       "coactivation-finding",
       top.row === undefined

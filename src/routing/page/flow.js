@@ -23,9 +23,12 @@ function firstChoices() {
 function strongestTie() {
   const loads = firstChoices();
   const total = sum(loads[0]);
-  const least = Math.max(30, total / E / 20);
+  const cells = E * E * (L - 1);
+  const isFound = (n, from, to) => n * total > from * to && isEvident(from, n / from, to / total, cells);
   const ties = DATA.transitions.map(({ first }, l) =>
-    largest(E, E, (i, j) => (first[i][j] >= least ? (first[i][j] * total) / (loads[l][i] * loads[l + 1][j]) : null)),
+    largest(E, E, (i, j) =>
+      isFound(first[i][j], loads[l][i], loads[l + 1][j]) ? (first[i][j] * total) / (loads[l][i] * loads[l + 1][j]) : null,
+    ),
   );
   const [l] = descending(ties.map((tie) => tie.value));
   const { row, column, value } = ties[l];

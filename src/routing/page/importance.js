@@ -1,7 +1,21 @@
 // Part 6 of 9: what the model loses without each expert.
 
+const LOSS_CAPTION =
+  "For each expert, how much the cross-entropy rises when it is switched off: the filled dot where its tokens go to the " +
+  "other experts (the bar: two standard errors), the ring where its output is replaced by zero. Left of the line the " +
+  "model does better without it. On the right, its REAP score and the rank by it.";
+const REAP_CAPTION =
+  "For each expert, the mean over its tokens of its gate times the length of its output. What the model would lose " +
+  "without an expert was not measured: it takes a knockout of each, inspect --knockout.";
+
 function drawImportance() {
   if (!DATA.layers.some((l) => l.importance)) return hide("importance-section");
+  const measured = DATA.layers.some((l) => l.importance.knockout);
+  find(
+    "importance-title",
+    measured ? "Importance: what the model loses without each expert" : "Importance: how much each expert puts out (REAP)",
+  );
+  find("importance-caption", measured ? LOSS_CAPTION : REAP_CAPTION);
   draw("importance", ["layer"], importancePlot);
   follow(["layer"], () => find("importance-finding", importanceFinding(current().importance)));
   if (!(DATA.domains?.length > 1) || !DATA.layers.every((l) => l.importance?.knockout))
@@ -17,7 +31,7 @@ function drawImportance() {
         columns: chips(state.layer),
         value: (d, e) => (missing(rise[d][e]) ? null : rise[d][e] / most),
         label: (d, e) => signed(rise[d][e]).replace(/^([+−])0/, "$1"),
-        tip: (d, e) => `${DATA.domains[d].name} without expert ${e}: ${signed(rise[d][e], 4)} nats a token`,
+        tip: (d, e) => `${DATA.domains[d].name} without expert ${e}: ${signed(rise[d][e], 4)} nats per token`,
         owner: (_, e) => [state.layer, e],
       }),
       scaleKey([
@@ -30,12 +44,12 @@ function drawImportance() {
 }
 
 function importanceFinding({ knockout, agreement }) {
-  if (!knockout) return "REAP scores alone; with --knockout, inspect also switches every expert off in turn.";
+  if (!knockout) return "";
   const rises = knockout.renormalised.delta;
   const order = descending(rises);
   const alike = agreement?.reap_renormalised;
   return (
-    `${layerName(state.layer)}: losing expert ${order[0]} costs most, ${signed(rises[order[0]])} nats a token; the median expert costs ${signed(rises[order[Math.floor(E / 2)]])}.` +
+    `${layerName(state.layer)}: losing expert ${order[0]} costs most, ${signed(rises[order[0]])} nats per token; the median expert costs ${signed(rises[order[Math.floor(E / 2)]])}.` +
     (missing(alike)
       ? ""
       : ` REAP ranks them ${alike > 0.7 ? "much the same" : alike > 0.3 ? "somewhat alike" : "differently"}: agreement ${fixed(alike)}.`)
@@ -115,7 +129,7 @@ function importancePlot(width) {
       role: "img",
       "aria-label": "Importance of each expert, the most important first",
     },
-    svg("text", { class: "axis", x: box.left, y: 12 }, knockout ? "rise of the loss, nats a token" : "REAP"),
+    svg("text", { class: "axis", x: box.left, y: 12 }, knockout ? "rise of the loss, nats per token" : "REAP"),
     knockout ? svg("text", { class: "axis", x: width, y: 12, "text-anchor": "end" }, "REAP · rank") : null,
     lines.map((t) => [
       svg("line", { class: t === 0 ? "zero" : "rule", x1: px(t), x2: px(t), y1: box.top - 4, y2: box.bottom }),

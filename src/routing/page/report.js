@@ -11,12 +11,17 @@ function drawHead() {
   byId("title").textContent = run.name;
   byId("subtitle").textContent = describeModel();
   const ngram = text.ngram_bits_per_byte;
+  const dropped = DATA.training?.train?.dropped_share?.at(-1);
   const figures = [
     [fixed(text.bits_per_byte, 3), "bits per byte"],
     missing(ngram) ? null : [fixed(ngram, 3), "n-gram baseline, bits per byte"],
-    [fixed(text.perplexity, 1), "perplexity a token"],
+    [fixed(text.perplexity, 1), "perplexity per token"],
     [count(text.tokens), `tokens: ${text.source}`],
-    L ? [`${K} of ${E}`, "experts for each token"] : null,
+    text.unknown_tokens
+      ? [percent(text.unknown_share), `unknown characters (${text.unknown_characters}), 8 bits for each of their bytes`]
+      : null,
+    missing(dropped) ? null : [percent(dropped), "of choices dropped at the end of training, as experts were full"],
+    L ? [`${K} of ${E}`, "experts per token"] : null,
     [short(model.active_parameters), `of ${short(model.parameters)} parameters active`],
   ];
   byId("figures").append(
@@ -28,6 +33,12 @@ function drawHead() {
   byId("facts").append(...facts.slice(0, LEADING_FACTS));
   byId("more-facts").append(...facts.slice(LEADING_FACTS));
   byId("facts-part").hidden = !facts.length;
+  const { significance } = DATA;
+  if (significance)
+    find(
+      "significance",
+      `To count, a finding needs ${fixed(significance.bits, 1)} bits: ${count(significance.tests)} tests were made, and all together have a chance of ${percent(significance.level, 0)} of a false one (Bonferroni).`,
+    );
   byId("more-facts-part").hidden = facts.length <= LEADING_FACTS;
   byId("footer").textContent =
     `tinymoe ${run.version ?? ""} · ${run.checkpoint ?? run.name}${missing(run.seed) ? "" : ` · seed ${run.seed}`} · formulas, sources and how they are tested: docs/routing.md of tinymoe`;
@@ -88,24 +99,28 @@ function drawContents() {
 
 /** Every figure, in the order of the page. */
 function drawFigures() {
-  if (L > 0) {
-    for (const figure of [
-      startText,
-      drawLayers,
-      drawLoad,
-      drawDomains,
-      drawClasses,
-      drawCompute,
-      drawFlow,
-      drawCoactivation,
-      drawImportance,
-      drawSaturation,
-      drawCards,
-    ])
-      figure();
-  } else {
-    for (const section of document.querySelectorAll("main > section, #bar"))
-      section.hidden = section.id !== "training-section";
+  // What means something: with choices, where every token has all experts, and where there is only one or none.
+  const always = [["compute-section", drawCompute]];
+  const gated = [
+    ["text-section", startText],
+    ["layers-section", drawLayers],
+    ["flow-section", drawFlow],
+    ["importance-section", drawImportance],
+    ["cards-section", drawCards],
+  ];
+  const chosen = [
+    ["load-section", drawLoad],
+    ["domains-section", drawDomains],
+    ["classes-section", drawClasses],
+    ["coactivation-section", drawCoactivation],
+    ["saturation-section", drawSaturation],
+  ];
+  const drawn = [...(L > 0 ? always : []), ...(L > 0 && E > 1 ? gated : []), ...(L > 0 && chooses ? chosen : [])];
+  for (const [section] of [...always, ...gated, ...chosen]) hide(section);
+  byId("bar").hidden = !(L > 0 && E > 1);
+  for (const [section, figure] of drawn) {
+    byId(section).hidden = false;
+    figure();
   }
   drawMemories();
   drawTraining();

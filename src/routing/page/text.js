@@ -42,6 +42,24 @@ function drawText() {
   showToken(null);
 }
 
+/** How much of the text there is to look at, and how much of this document. */
+function showTextCount() {
+  const { documents } = DATA.text;
+  const [shown, text] = [DATA.texts.length, currentText()];
+  const all =
+    documents === 1
+      ? "The text is one document."
+      : shown === documents
+        ? `The text has ${count(documents)} documents; all can be chosen here.`
+        : `The text has ${count(documents)} documents; ${count(shown)} of them can be chosen here.`;
+  // The last token of the whole text is only predicted.
+  const whole = text.tokens.length >= text.document_tokens - 1;
+  const part = whole
+    ? `This one has ${count(text.tokens.length)} tokens.`
+    : `Of this one the first ${count(text.tokens.length)} of ${count(text.document_tokens)} tokens are shown.`;
+  find("text-count", `${all} ${part}`);
+}
+
 /** Gives every token the colour of its expert, or, where an expert is highlighted, only those that it serves. */
 function paintText() {
   const text = currentText();
@@ -231,6 +249,7 @@ function startText() {
       chooseTokensExpert(reader.at);
     }
   });
+  byId("text-choice").closest("label").hidden = DATA.texts.length < 2;
   byId("text-choice").append(
     ...DATA.texts.map((item, i) =>
       el("option", { value: i }, item.domain && item.domain !== item.name ? `${item.domain}: ${item.name}` : item.name),
@@ -246,6 +265,7 @@ function startText() {
   addEventListener("beforeprint", () => text.classList.add("numbered"));
   addEventListener("afterprint", number);
   follow(["text"], drawText);
+  follow(["text"], showTextCount);
   follow(["layer", "rank", "expert"], paintText);
   follow(["layer", "rank", "text"], drawTextKey);
   follow(["layer"], () => showToken(reader.pinned));

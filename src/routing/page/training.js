@@ -91,6 +91,25 @@ function drawSaturation() {
   const saturation = DATA.saturation;
   if (!saturation?.checkpoints?.length) return hide("saturation-section");
   const { checkpoints, reference_step: last } = saturation;
+  // The last point is 1 by definition; a course needs three more.
+  const drawn = checkpoints.length >= 3;
+  byId("saturation-few").hidden = drawn;
+  if (drawn) drawSaturationCourse(saturation);
+  find(
+    "saturation-finding",
+    checkpoints
+      .map(
+        (checkpoint) =>
+          `At step ${count(checkpoint.step)} the routers already made ${range(L)
+            .map((l) => percent(checkpoint.all[l], 0))
+            .join(", ")} of the choices of step ${count(last)}`,
+      )
+      .slice(0, drawn ? 1 : 2)
+      .join("; ") + ` (layer${L > 1 ? "s" : ""} ${DATA.layers.map((l) => l.layer).join(", ")}; by chance ${percent(even, 0)}).`,
+  );
+}
+
+function drawSaturationCourse({ checkpoints, reference_step: last }) {
   draw("saturation", ["layer"], (width) =>
     lineChart({
       name: "Saturation",
@@ -120,14 +139,5 @@ function drawSaturation() {
         },
       ],
     }),
-  );
-  const first = checkpoints[0];
-  find(
-    "saturation-finding",
-    `At step ${count(first.step)} the routers already made ${range(L)
-      .map((l) => percent(first.all[l], 0))
-      .join(
-        ", ",
-      )} of the choices of step ${count(last)} (layer${L > 1 ? "s" : ""} ${DATA.layers.map((l) => l.layer).join(", ")}).`,
   );
 }
