@@ -28,8 +28,15 @@ pub struct Config {
 pub struct DataConfig {
     pub sources: Vec<String>,
     pub keep_timestamps: bool,
+    #[serde(default = "text_column")]
+    pub text_column: String,
     pub keep_speakers: bool,
     pub validation_fraction: f64,
+}
+
+/// Of runs that began before the key existed.
+fn text_column() -> String {
+    "text".to_string()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -53,7 +53,11 @@ pub fn read_data(data: &DataConfig) -> Result<Vec<Document>> {
 }
 
 pub(super) fn read_options(data: &DataConfig) -> ReadOptions {
-    ReadOptions { keep_timestamps: data.keep_timestamps, keep_speakers: data.keep_speakers, ..ReadOptions::DEFAULT }
+    ReadOptions {
+        keep_timestamps: data.keep_timestamps,
+        keep_speakers: data.keep_speakers,
+        text_column: data.text_column.clone().into(),
+    }
 }
 
 /// SHA-256 over domains and texts of all documents.

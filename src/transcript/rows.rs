@@ -27,7 +27,6 @@ pub(super) struct Rows<'a> {
     talk: Talk,
     documents: usize,
     first_fault: Option<(usize, String)>,
-    faults: usize,
 }
 
 /// The turns since the last change of the domain.
@@ -42,7 +41,7 @@ struct Talk {
 impl<'a> Rows<'a> {
     pub fn new(origin: Origin<'a>, options: &'a ReadOptions) -> Self {
         let talk = Talk::default();
-        Self { origin, options, is_talk: None, talk, documents: 0, first_fault: None, faults: 0 }
+        Self { origin, options, is_talk: None, talk, documents: 0, first_fault: None }
     }
 
     /// Says beforehand whether the rows are the turns of a talk, where a header tells. Otherwise the first row does.
@@ -106,7 +105,6 @@ impl<'a> Rows<'a> {
     pub fn fault(&mut self, line: usize, reason: String, visit: &mut Visit) -> Result<()> {
         visit(self.origin.skipped(line, &reason, false))?;
         self.first_fault.get_or_insert((line, reason));
-        self.faults += 1;
         Ok(())
     }
 
