@@ -26,9 +26,11 @@ pub(super) fn lines(contents: &str) -> Vec<Line<'_>> {
             }
             continue;
         }
-        fence = Fence::of(line).filter(|open| open.is_closed_in(rest));
+        let mark = Fence::of(line);
+        let is_fence = mark.as_ref().is_some_and(|mark| mark.info.split_whitespace().count() <= 1);
+        fence = mark.filter(|open| open.is_closed_in(rest));
         let trimmed = line.trim();
-        if fence.is_some() || trimmed.is_empty() {
+        if fence.is_some() || is_fence || trimmed.is_empty() {
             after_blank = true;
             continue;
         }

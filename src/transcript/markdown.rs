@@ -57,7 +57,7 @@ impl<'a> Heads<'a> {
         let mut counts = HashMap::new();
         for line in lines {
             if let Line::Text(text) = line
-                && let Some((name, _)) = bold_head(text.trim())
+                && let Some((name, ..)) = bold_head(text.trim())
             {
                 *counts.entry(name).or_default() += 1;
             }
@@ -68,7 +68,10 @@ impl<'a> Heads<'a> {
     /// The head of a line, and what follows it.
     fn split<'b>(&self, line: &'b str) -> Option<(Head, &'b str)> {
         match bold_head(line) {
-            Some((name, words)) => Some((self.head(name)?, words)),
+            Some((name, start_ms, words)) => {
+                let head = self.head(name)?;
+                Some((Head { start_ms: head.start_ms.or(start_ms), ..head }, words))
+            }
             None => plain_head(line),
         }
     }
@@ -88,23 +91,29 @@ impl<'a> Heads<'a> {
     }
 }
 
-/// `**Speaker:** text`, `**Speaker**: text` and `**Speaker** (00:12): text`: what is bold, and the text, with a time.
-fn bold_head(line: &str) -> Option<(&str, &str)> {
+/// `**Speaker:** text`, `**Speaker**: text` and `**Speaker** (00:12): text`: what is bold, the time, and the text.
+fn bold_head(line: &str) -> Option<(&str, Option<u64>, &str)> {
     let (name, words) = line.strip_prefix("**")?.split_once("**")?;
-    let after = words.trim_start();
-    let words = match after.strip_prefix(':') {
+    // `**Break:** [23:42]` announces nobody: its time stays with it.
+    let (start_ms, words) = match leading_time(words.trim_start()) {
+        Some((ms, after)) if !name.ends_with(':') || !after.trim().is_empty() => (Some(ms), after),
+        _ => (None, words),
+    };
+    let words = match words.trim_start().strip_prefix(':') {
         Some(words) => words,
-        None if name.ends_with(':') || starts_with_time(after) => words,
+        None if name.ends_with(':') || start_ms.is_some() => words,
         None => return None,
     };
-    (!name.trim_end_matches(':').trim().is_empty()).then_some((name.trim(), words.trim()))
+    (!name.trim_end_matches(':').trim().is_empty()).then_some((name.trim(), start_ms, words.trim()))
 }
 
-/// `(00:12)`, `[00:12]`
-fn starts_with_time(text: &str) -> bool {
-    let text = text.strip_prefix('\\').unwrap_or(text);
-    let inside = text.strip_prefix(['(', '[']).and_then(|inside| inside.split([')', ']', '\\']).next());
-    inside.is_some_and(|clock| parse_clock(clock.trim()).is_some())
+/// `(00:12)` or `[00:12]`, brackets escaped or not, and what follows. A span of two times is left to
+/// [`take_timestamps`].
+fn leading_time(text: &str) -> Option<(u64, &str)> {
+    let inside = text.trim_start_matches('\\').strip_prefix(['(', '['])?;
+    let (clock, after) = inside.split_once([')', ']'])?;
+    let ms = parse_clock(clock.trim_end_matches('\\').trim())?;
+    (!after.trim_start().starts_with("to ")).then_some((ms, after))
 }
 
 /// A name that is one because a time is with it: `Ana Lee: 00:00:20` alone in a line, `Ana Lee (00:00:20): text`.

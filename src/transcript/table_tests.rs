@@ -378,3 +378,43 @@ fn end_of_text_divides_documents_and_is_no_text() {
     assert_eq!(text("a.txt", "One.\n<|endoftext|>\n"), "One.\n");
     assert_eq!(text("a.jsonl", r#"{"text": "One.<|endoftext|>Two."}"#), "One.\nTwo.\n");
 }
+
+#[test]
+fn markdown_is_read_without_what_is_not_speech() {
+    for (markdown, expected) in [
+        (
+            "---\ntitle: \"Kiln talk: 7\"\nspeakers:\n  - Ada Moor\n# a comment\nurl: https://x.org/a\n---\n\n## Welcome\n\n\
+             Ada Moor: 00:00:20\n\nIs it hot?\n\nBea Reed: 00:01:02\n\nSee [the list](https://x.org).\n",
+            "Welcome\nAda Moor: Is it hot?\nBea Reed: See the list.\n",
+        ),
+        ("+++\ntitle = \"Kiln\"\n+++\nHello.\n", "Hello.\n"),
+        ("---\nThis is no front matter. It is text: between rules.\n---\nMore.\n", "This is no front matter. It is text: between rules.\nMore.\n"),
+        (
+            "<!-- reviewed\nby the editor -->\n**Ada:** It&#39;s warm &amp; dry.<br>Really. <em>Very</em> dry, R&D, &eacute;t&eacute;.\n\n\
+             **Bea:** <a\nhref=\"https://x.org\">link</a> and <https://x.org/y> and Vec<u8> and `<br>` &lt;b&gt;.\n\n\
+             <iframe src=\"https://x.org\"></iframe>\n\n<details><summary>Notes</summary>\n\nhidden\n\n</details>\n",
+            "Ada: It's warm & dry. Really. Very dry, R&D, été.\nBea: link and https://x.org/y and Vec<u8> and <br> <b>.\nNotes\nhidden\n",
+        ),
+        (
+            "**Ada:** Write this:\n\n```python\ndef kiln(t):\n    # not a *heading*\n\n    return t * 2\n```\n\n**Bea:** And `kiln(3)`.\n",
+            "Ada: Write this:\ndef kiln(t):\n    # not a *heading*\n    return t * 2\nBea: And kiln(3).\n",
+        ),
+        ("Text:\n\n    # code\n      more\n\n- item\n\n    its paragraph\n", "Text:\n# code\n  more\n- item\nits paragraph\n"),
+        ("```\nnever closed\n\n**Ada:** Hi.\n", "never closed\nAda: Hi.\n"),
+        (
+            "**[00:02] SPEAKER_00:** The gate is live.\n\n**[1:02:10] SPEAKER_01:** Then open it.\n\n\
+             **Ada** (00:12): Done.\n\n**Bea Lee** [00:14] Yes.\n",
+            "SPEAKER_00: The gate is live.\nSPEAKER_01: Then open it.\nAda: Done.\nBea Lee: Yes.\n",
+        ),
+        ("**Question:** Is it hot?\n\n**Step 1:** Wait.\n", "Question: Is it hot?\nStep 1: Wait.\n"),
+        ("Title\n=====\n\nA line\\\nand another.\n", "Title\nA line\nand another.\n"),
+    ] {
+        assert_eq!(text("a.md", markdown), expected, "{markdown}");
+    }
+    let words_only = ReadOptions { keep_speakers: false, ..ReadOptions::DEFAULT };
+    let markdown = "**Question:** Is it hot?\n\n**Ada:** Yes.\n";
+    assert_eq!(parse("a.md", "talks", markdown.into(), &words_only).unwrap()[0].text, "Question: Is it hot?\nYes.\n");
+    let timed = ReadOptions { keep_timestamps: true, ..ReadOptions::DEFAULT };
+    let markdown = "**[00:02] SPEAKER_00:** Hot.\n";
+    assert_eq!(parse("a.md", "talks", markdown.into(), &timed).unwrap()[0].text, "[00:00:02] SPEAKER_00: Hot.\n");
+}
