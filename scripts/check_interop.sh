@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Holds tinymoe against transformers 5, transformers 4.57 and llama.cpp: trains a small model of each architecture, has
-# transformers write small models of its own, and compares logits, greedy text, tokenizers and the routers' choices.
+# transformers write small models of its own, and compares logits, greedy text, tokenizers, the routers' choices, and what
+# is left after a round trip through the other program.
 # Sets up its Python environments in target/interop from package names; llama.cpp is compiled there (some minutes, once).
-# Prints a table; exits with 1 if a comparison fails.
+# Without it (WITHOUT_LLAMA=1) that column is left out. Prints a table; exits with 1 if a comparison fails.
 # Usage: scripts/check_interop.sh [TRANSCRIPTS]     a text file whose lines are used (default: those in data/, as they are)
 set -euo pipefail
 text=$(realpath "${1:-/dev/null}")
@@ -13,10 +14,14 @@ python=$out/python/bin/python
 mkdir -p "$out"
 if [[ ! -e $out/python/complete ]]; then
     python3 -m venv "$out/python"
-    "$out/python/bin/pip" install --quiet torch 'transformers>=5,<6' numpy llama-cpp-python
+    "$out/python/bin/pip" install --quiet torch 'transformers>=5,<6' accelerate numpy
     # The older version goes beside the newer one; torch serves both.
     "$out/python/bin/pip" install --quiet --target "$out/transformers4" 'transformers==4.57.*' numpy
     touch "$out/python/complete"
+fi
+if [[ -z ${WITHOUT_LLAMA:-} && ! -e $out/python/llama ]]; then
+    "$out/python/bin/pip" install --quiet llama-cpp-python
+    touch "$out/python/llama"
 fi
 cargo build --release --quiet --bin tinymoe --example probe
 
@@ -63,6 +68,10 @@ for path in "" "$out/transformers4"; do
     PYTHONPATH=$path "$python" scripts/interop.py transformers "$text" "${ours[@]}" "$theirs"/* >> "$results"
 done
 
+if [[ -n ${WITHOUT_LLAMA:-} ]]; then
+    "$python" scripts/interop.py table "$results"
+    exit
+fi
 pairs=()
 for name in qwen3_moe mixtral olmoe-all-heads qwen2_moe glm4_moe qwen3 llama; do
     run=$out/runs/$name

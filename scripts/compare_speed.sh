@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # tinymoe beside PyTorch, transformers and llama.cpp on the same machine: sets up a Python environment from package names
 # (llama.cpp is compiled: some minutes, once), then alternates all of them ROUNDS times (default 5) on each workload and
-# prints medians, spread and ratios. Nothing else should run meanwhile; a round takes about two and a half minutes a
+# prints medians, spread and ratios of medians, which go to docs/figures/speed.json too. Nothing else should run meanwhile; a round takes about two and a half minutes a
 # workload, three and a half where the CPU multiplies bf16 numbers: elsewhere bf16 would be emulated, and is left out.
 # THREADS sets the threads of all (default: all), LLAMA=0 leaves llama.cpp out.
 # Usage: scripts/compare_speed.sh [WORKLOAD...]     (default: w1 w2 w3 w4)
@@ -77,34 +77,49 @@ for ((round = 1; round <= rounds; round++)); do
 done
 
 echo "$threads threads, $rounds rounds, medians"
-python3 - "$results" <<'PYTHON'
-import collections, json, statistics, sys
+python3 - "$results" "$threads" "$rounds" <<'PYTHON'
+import collections, json, pathlib, re, statistics, sys
+results, threads, rounds = sys.argv[1:]
 rows = collections.defaultdict(list)
-for line in open(sys.argv[1]):
+for line in open(results):
     row = json.loads(line)
-    rows[row["workload"], row["mode"], row["implementation"]].append(row)
-print(f'{"workload":9}{"mode":8}{"implementation":18}{"tokens/s":>10}{"min":>9}{"max":>9}{"tinymoe is":>12}{"bf16 is":>9}{"memory MB":>11}')
-for (workload, mode, implementation), runs in sorted(rows.items()):
+    rows[row["workload"].lower(), row["mode"], row["implementation"]].append(row)
+
+home = pathlib.Path("docs/figures/speed.json")
+figures = json.loads(home.read_text()) if home.exists() else {}
+names = re.findall(r"model name\s*: (.*)", open("/proc/cpuinfo").read()) or ["unknown"]
+for workload in {workload for workload, _, _ in rows}:
+    figures[workload] = {"machine": f"{threads} cores, {names[0]}", "rounds": int(rounds), "command": "scripts/compare_speed.sh"}
+for (workload, mode, implementation), runs in rows.items():
     speeds = [run["tokens_per_s"] for run in runs]
-
-    def ratio(name):
-        # Round by round, because the machine's speed drifts.
-        ours = [run["tokens_per_s"] for run in rows.get((workload, mode, name), [])]
-        return f"{statistics.median(a / b for a, b in zip(ours, speeds)):.2f}x" if ours else ""
-
-    memory = max(run["peak_memory_mb"] for run in runs)
-    notes = ("", "") if implementation.startswith("tinymoe") else (ratio("tinymoe"), ratio("tinymoe bf16"))
+    figure = {"median": statistics.median(speeds), "min": min(speeds), "max": max(speeds)}
+    figure["peak_memory_mb"] = max(run["peak_memory_mb"] for run in runs)
     if "share" in runs[0]:
-        notes = (f'{100 * statistics.median(run["share"] for run in runs):.0f}% peak', "")
-    print(f'{workload:9}{mode:8}{implementation:18}{statistics.median(speeds):10,.0f}{min(speeds):9,.0f}{max(speeds):9,.0f}{notes[0]:>12}{notes[1]:>9}{memory:11,}')
+        figure["share_of_peak"] = statistics.median(run["share"] for run in runs)
+    figures[workload].setdefault(mode, {})[implementation.replace(" ", "_").replace(".", "_")] = figure
+for workload in {workload for workload, _, _ in rows}:
+    for mode in ("train", "sample"):
+        measured = figures[workload].get(mode, {})
+        for ours in ("tinymoe", "tinymoe_bf16"):
+            for name, figure in measured.items():
+                if ours in measured and not name.startswith("tinymoe"):
+                    figure[f"{ours}_is"] = measured[ours]["median"] / figure["median"]
+home.parent.mkdir(exist_ok=True)
+home.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
+
+print(f'{"workload":9}{"mode":8}{"implementation":18}{"tokens/s":>10}{"min":>9}{"max":>9}{"tinymoe is":>12}{"bf16 is":>9}{"memory MB":>11}')
+for workload, mode, implementation in sorted(rows):
+    figure = figures[workload][mode][implementation.replace(" ", "_").replace(".", "_")]
+    notes = [f'{figure[key]:.2f}x' if key in figure else "" for key in ("tinymoe_is", "tinymoe_bf16_is")]
+    if "share_of_peak" in figure:
+        notes = [f'{100 * figure["share_of_peak"]:.0f}% peak', ""]
+    print(f'{workload:9}{mode:8}{implementation:18}{figure["median"]:10,.0f}{figure["min"]:9,.0f}{figure["max"]:9,.0f}{notes[0]:>12}{notes[1]:>9}{figure["peak_memory_mb"]:11,}')
 
 # The fastest mixture of experts in PyTorch, whatever it multiplies, beside ours: each at its best.
 for workload in sorted({workload for workload, _, _ in rows}):
-    median = lambda name: statistics.median(run["tokens_per_s"] for run in rows[workload, "train", name])
-    train = {name for (w, mode, name) in rows if (w, mode) == (workload, "train")}
-    best = max((name for name in train if name.split()[0] in ("loop", "grouped")), key=median)
-    for ours in sorted(train & {"tinymoe", "tinymoe bf16"}):
-        speeds = zip(rows[workload, "train", ours], rows[workload, "train", best])
-        ratio = statistics.median(a["tokens_per_s"] / b["tokens_per_s"] for a, b in speeds)
-        print(f"{workload}: {ours} trains {ratio:.2f}x as fast as PyTorch at its best ({best})")
+    train = figures[workload]["train"]
+    mixtures = [name for name in train if name.split("_")[0] in ("loop", "grouped")]
+    best = max(mixtures, key=lambda name: train[name]["median"])
+    for ours in sorted(name for name in train if name.startswith("tinymoe")):
+        print(f"{workload}: {ours} trains {train[best][f'{ours}_is']:.2f}x as fast as PyTorch at its best ({best})")
 PYTHON

@@ -2,7 +2,7 @@
 
   interop.py transformers TEXT DIRECTORY...   each DIRECTORY a model of tinymoe's or of transformers'
   interop.py llama TEXT RUN=STEM...           STEM.f32.gguf, STEM.q8_0.gguf, ... exported from RUN
-  interop.py make TOKENIZER OUT               tiny random models, written to OUT by transformers
+  interop.py make TOKENIZER OUT               tiny random models, written to OUT by transformers, one by its Trainer
   interop.py table RESULTS                    what the first two printed, as a table
 
 The first two print one JSON object for each model. TEXT is a file of transcript lines.
@@ -12,6 +12,7 @@ import json
 import math
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -99,8 +100,9 @@ def against_transformers(directory, lines):
 
     text = "\n".join(lines)
     encoded = [tinymoe.ask(encode=line) for line in lines]
+    text_of = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
     differing = sum(
-        tokenizer(line)["input_ids"] != ours["ids"] or tokenizer.decode(ours["ids"]) != line or ours["decoded"] != line
+        tokenizer(line)["input_ids"] != ours["ids"] or text_of(ours["ids"]) != line or ours["decoded"] != line
         for line, ours in zip(lines, encoded))
 
     # What the routers choose is in their output: indices, or scores of which the largest are taken.
@@ -132,7 +134,7 @@ def against_transformers(directory, lines):
         tokens += len(ids)
 
     # The same prompt for both: the text of its tokens.
-    prompt = tokenizer.decode(tinymoe.ask(encode=text)["ids"][:PROMPT_TOKENS])
+    prompt = text_of(tinymoe.ask(encode=text)["ids"][:PROMPT_TOKENS])
     prompt_ids = tinymoe.ask(encode=prompt)["ids"]
     ours = tinymoe.greedy(prompt, GREEDY["transformers"])
     theirs = model.generate(torch.tensor([prompt_ids]), attention_mask=torch.ones(1, len(prompt_ids), dtype=torch.int64),
@@ -149,6 +151,7 @@ def against_transformers(directory, lines):
     ids = tokenizer(window)["input_ids"] + [model.config.eos_token_id]
     with torch.no_grad():
         expected = mean_loss(model(torch.tensor([ids])).logits[0].numpy()[:-1], ids[1:])
+    trip = round_trip(directory, model, tokenizer, ids[:context])
     return {
         "model": label(directory),
         "type": model.config.model_type,
@@ -160,10 +163,49 @@ def against_transformers(directory, lines):
         "lines": [len(lines) - differing, len(lines)],
         "experts": [routed - rerouted, routed],
         "eval": abs(report["loss"] - expected),
-        "ok": difference <= 1e-4 and ours == theirs and differing == 0 and rerouted == 0
+        "trip": trip,
+        "ok": not trip and difference <= 1e-4 and ours == theirs and differing == 0 and rerouted == 0
               and abs(report["loss"] - expected) <= 1e-4
               and not wrong_keys,
     }
+
+
+def round_trip(directory, model, tokenizer, ids):
+    """What is lost when transformers saves what it read from us, and when we export what we read: nothing."""
+    import torch
+    import transformers
+
+    lost = []
+    with tempfile.TemporaryDirectory() as folder:
+        saved, exported = f"{folder}/saved", f"{folder}/exported"
+        model.save_pretrained(saved)
+        tokenizer.save_pretrained(saved)
+        logits = []
+        for path in [directory, saved]:
+            tinymoe = Tinymoe(path)
+            logits.append(tinymoe.run(ids)[0])
+            tinymoe.close()
+        if not numpy.array_equal(*logits):
+            lost.append("logits")
+        command("export", directory, exported, "--to", "hf")
+        again = transformers.AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
+        theirs, ours = model.state_dict(), again.state_dict()
+        if theirs.keys() != ours.keys() or not all(torch.equal(theirs[name], ours[name]) for name in theirs):
+            lost.append("tensors")
+        other = transformers.AutoTokenizer.from_pretrained(exported)
+        for what, of in {
+            "tokenizer": lambda tokenizer: tokenizer.backend_tokenizer.to_str(),
+            "special tokens": lambda tokenizer: tokenizer.special_tokens_map,
+            "chat template": lambda tokenizer: tokenizer.chat_template,
+        }.items():
+            if of(tokenizer) != of(other):
+                lost.append(what)
+        if model.generation_config.to_dict() != again.generation_config.to_dict():
+            lost.append("generation configuration")
+        ends = ["bos_token_id", "eos_token_id", "pad_token_id"]
+        if [getattr(model.config, key) for key in ends] != [getattr(again.config, key) for key in ends]:
+            lost.append("ids of special tokens")
+    return lost
 
 
 def against_llama(run, stem, lines):
@@ -239,39 +281,98 @@ def make(tokenizer, out):
         "qwen2_moe": dict(num_experts=8, intermediate_size=96, shared_expert_intermediate_size=96),
         "glm4_moe": dict(n_routed_experts=8, intermediate_size=96, head_dim=16, use_qk_norm=True, attention_bias=True,
                          routed_scaling_factor=1.5),
+        "glm4_moe-routed-only": dict(n_routed_experts=8, n_shared_experts=0, intermediate_size=96, head_dim=16),
         "qwen3": dict(intermediate_size=96, head_dim=16),
         "llama": dict(intermediate_size=96, num_key_value_heads=4),
     }
-    for number, (kind, keys) in enumerate(models.items()):
+    for number, (name, keys) in enumerate(models.items()):
         torch.manual_seed(number)
-        model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **(shape | keys)))
+        config = transformers.AutoConfig.for_model(name.split("-")[0], **(shape | keys))
+        model = transformers.AutoModelForCausalLM.from_config(config)
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "norm" in name or "bias" in name:  # 1 and 0 hide mistakes
+            for weight, parameter in model.named_parameters():
+                if "norm" in weight or "bias" in weight:  # 1 and 0 hide mistakes
                     parameter += 0.2 * torch.randn_like(parameter)
-            for name, buffer in model.named_buffers():
-                if "e_score_correction_bias" in name:
+            for weight, buffer in model.named_buffers():
+                if "e_score_correction_bias" in weight:
                     buffer += 0.1 * torch.randn_like(buffer)
         dtype = [torch.bfloat16, torch.float32, torch.float16][number % 3]
-        directory = pathlib.Path(out, f"theirs-{kind}")
+        directory = pathlib.Path(out, f"theirs-{name}")
+        if name == "mixtral":
+            # Several tokens end a text, another one fills up.
+            model.generation_config.update(bos_token_id=1, eos_token_id=[2, 7], pad_token_id=0, do_sample=True)
+            model.config.update(dict(bos_token_id=1, eos_token_id=2))
         model.to(dtype).save_pretrained(directory, max_shard_size="100KB" if number % 2 == 0 else "5GB")
+        if name == "mixtral":
+            sentencepiece_like(directory)
+            continue
         for file in ["tokenizer.json", "tokenizer_config.json"]:
             (directory / file).write_bytes(pathlib.Path(tokenizer, file).read_bytes())
+    trainers_directory(pathlib.Path(out, "theirs-llama"), pathlib.Path(out, "theirs-trainer"))
+
+
+def sentencepiece_like(directory):
+    """A tokenizer as Mixtral's: a mark in front of the text and for each space, bytes for unknown characters, a
+    beginning-of-text token from the post-processor, and a chat template."""
+    import tokenizers
+    import transformers
+    from tokenizers import AddedToken, decoders, models, normalizers, processors
+
+    mark = "\u2581"
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), mark]
+    merges = []
+    names += "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,'?:-"
+    for pair in ["t h", "th e", f"{mark} the", "i n", f"{mark} a", "o n", "e r", f"{mark} t", "a n", f"{mark} {mark}"]:
+        merges.append(tuple(pair.split(" ")))
+        names.append(pair.replace(" ", ""))
+    vocab = {name: id for id, name in enumerate(dict.fromkeys(names))}
+    made = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend(mark), normalizers.Replace(" ", mark)])
+    made.decoder = decoders.Sequence([decoders.Replace(mark, " "), decoders.ByteFallback(), decoders.Fuse(),
+                                      decoders.Strip(" ", 1, 0)])
+    made.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in ["<unk>", "<s>", "</s>"]])
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", vocab["<s>"])])
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>", clean_up_tokenization_spaces=False,
+        chat_template="{% for message in messages %}[INST] {{ message['content'] }} [/INST]{% endfor %}",
+    ).save_pretrained(directory)
+
+
+def trainers_directory(model, out):
+    """A checkpoint as transformers' Trainer leaves it, after a step on a few words. Its default collator needs a padding
+    token, which the tokenizer has from us."""
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    texts = [tokenizer(text) for text in ["one two", "three four five six", "seven"]]
+    assert tokenizer.pad_token is not None
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = transformers.TrainingArguments(
+            folder, max_steps=1, save_steps=1, per_device_train_batch_size=3, report_to=[], use_cpu=True, disable_tqdm=True)
+        trainer = transformers.Trainer(
+            transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), arguments,
+            transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False), texts, processing_class=tokenizer)
+        trainer.train()
+        shutil.copytree(f"{folder}/checkpoint-1", out)
+    assert (out / "trainer_state.json").exists()
 
 
 def table(path):
-    """The table that the README shows, a row for each model and in it a part for each engine; says whether all is well."""
+    """The table in docs/interoperability.md, a row for each model and in it a part for each engine; says whether all is well."""
     rows = [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
     engines = list(dict.fromkeys(row["with"] for row in rows))
     print("Largest difference of logits, and how many greedy tokens, lines and choices of experts agree:", end="\n\n")
-    print(f"| model | {' | '.join(engines)} | greedy tokens | lines | expert choices | q8_0 perplexity | |")
-    print("|---" * (len(engines) + 6) + "|")
+    print(f"| model | {' | '.join(engines)} | greedy tokens | lines | expert choices | lost in round trips | q8_0 perplexity | |")
+    print("|---" * (len(engines) + 7) + "|")
     for model in dict.fromkeys(row["model"] for row in rows):
         mine = {row["with"]: row for row in rows if row["model"] == model}
         counts = lambda key: " ".join("/".join(map(str, row[key])) for row in mine.values() if row.get(key, [0, 0])[1]) or "-"
+        lost = {what for row in mine.values() for what in row.get("trip", [])}
         changes = [row["change"]["q8_0"] for row in mine.values() if row.get("change")]
         cells = [model, *(f"{mine[engine]['logits']:.1e}" if engine in mine else "-" for engine in engines),
-                 counts("greedy"), counts("lines"), counts("experts"), *(f"{100 * change:+.3f}%" for change in changes or []),
+                 counts("greedy"), counts("lines"), counts("experts"), ", ".join(sorted(lost)) or "nothing", *(f"{100 * change:+.3f}%" for change in changes or []),
                  *([] if changes else ["-"]), "ok" if all(row["ok"] for row in mine.values()) else "FAILED"]
         print(f"| {' | '.join(cells)} |")
     return all(row["ok"] for row in rows)

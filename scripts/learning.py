@@ -1,16 +1,28 @@
 """The tables and curves of scripts/learning.sh: runs tinymoe once for each row and seed, reads metrics.jsonl, prints mean
-and spread, and draws validation loss against seconds and against tokens. Needs matplotlib."""
+and spread, draws validation loss against seconds and against tokens, and writes the figures that the documentation
+quotes to docs/figures/learning.json. Needs matplotlib."""
 
 import argparse
 import json
+import platform
+import re
+import shlex
 import statistics
 import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
+
+
+PARTS = ["shakespeare", "long", "dense", "transcript", "quickstart", "first-run", "configs"]
+# Same text, sizes and schedule, so that their losses compare.
+COMPARABLE = ["quickstart", "dense", "switch-top1", "top2", "fine-grained", "shared-expert", "noisy-top2", "bias-balanced"]
+# The seed of a configuration that names none: what scripts/quickstart.sh trains with.
+FIRST_SEED = 1337
 
 
 class Runs:
@@ -32,9 +44,38 @@ class Runs:
         return [line for line in lines if line["split"] == "val"]
 
 
-def spread(values):
+def mean_and_spread(values):
     """Mean, and half the distance between the largest and the smallest."""
-    return f"{statistics.mean(values):.4f} ± {(max(values) - min(values)) / 2:.4f}"
+    return {"mean": statistics.mean(values), "half_range": (max(values) - min(values)) / 2, "values": values}
+
+
+def spread(values):
+    """The same for people."""
+    return "{mean:.4f} ± {half_range:.4f}".format(**mean_and_spread(values))
+
+
+class Figures:
+    """The file that the documentation quotes; parts that were not measured now keep their figures."""
+
+    PATH = Path("docs/figures/learning.json")
+
+    def __init__(self, precision, seeds):
+        self.known = json.loads(self.PATH.read_text()) if self.PATH.exists() else {}
+        self.how = {"machine": machine(), "precision": precision, "seeds": seeds}
+
+    def write(self, part, figures):
+        # Texts stand wherever they stand: their paths say nothing.
+        arguments = [Path(a).name if "/" in a else a for a in sys.argv[1:]]
+        command = shlex.join(["scripts/learning.sh", part, *(a for a in arguments if a.startswith("--prec") or a in ["f32", "bf16"])])
+        self.known[part] = {"command": command, **self.how, **figures}
+        self.PATH.parent.mkdir(exist_ok=True)
+        self.PATH.write_text(json.dumps(self.known, indent=1, sort_keys=True) + "\n")
+
+
+def machine():
+    """Cores and processor, as the system names them."""
+    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
+    return f"{len(names) or 'some'} cores, {names[0] if names else platform.processor()}"
 
 
 def best(curve, within_s=float("inf"), unit="loss"):
@@ -64,6 +105,14 @@ def draw(path, title, curves, across, unit):
     plt.close(figure)
 
 
+def against_ngram(lines):
+    """The best bits per byte of each run, and how far below the n-gram baseline that is."""
+    bits = [best(line, unit="bits_per_byte") for line in lines]
+    ngram = lines[0][-1]["ngram_bits_per_byte"]
+    below = mean_and_spread([ngram - value for value in bits])
+    return {"bits_per_byte": mean_and_spread(bits), "ngram_bits_per_byte": ngram, "below_ngram": below}
+
+
 def table(header, rows):
     print("\n| " + " | ".join(header) + " |")
     print("|" + "---|" * len(header))
@@ -73,7 +122,7 @@ def table(header, rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="+", choices=["shakespeare", "long", "dense", "transcript", "quickstart", "configs"])
+    parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--out", required=True)
     parser.add_argument("--binary", required=True)
     parser.add_argument("--shakespeare", help="tinyshakespeare's input.txt")
@@ -84,6 +133,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     a = parser.parse_args()
     runs, out = Runs(a.out, a.binary, a.precision), Path(a.out)
+    figures = Figures(a.precision, a.seeds)
     out.mkdir(parents=True, exist_ok=True)
 
     bench = [a.binary, "bench", "--json", "--config", "configs/bench/w2.toml"]
@@ -114,8 +164,10 @@ def main():
             ],
         )
         draw_both("shakespeare", "tinyshakespeare, characters", {"tinyshakespeare-char.toml": lines})
+        figures.write("shakespeare", {"loss": mean_and_spread([best(line) for line in lines]), **against_ngram(lines)})
     if "long" in a.parts:
         lines = curves("long", "tinyshakespeare-long", {"data.sources": [a.shakespeare]}, a.seeds[:1])
+        figures.write("long", {"loss": best(lines[0]), **against_ngram(lines)})
         table(["tinyshakespeare, long", ""], [["nats within 30 minutes", spread([best(line, 1800) for line in lines])]])
         draw_both("long", "tinyshakespeare, half an hour", {"tinyshakespeare-long.toml": lines})
     if "dense" in a.parts:
@@ -146,17 +198,23 @@ def main():
                 [["", spread(losses), f"{ngram:.4f}", spread([ngram - loss for loss in losses])]],
             )
             draw_both(part, f"{config}.toml", {f"{config}.toml": lines}, "bits_per_byte")
+            figures.write(part, {"loss": mean_and_spread([best(line) for line in lines]), **against_ngram(lines)})
+    if "first-run" in a.parts:
+        (line,) = curves("first-run", "quickstart", {}, [FIRST_SEED])
+        figures.write("first-run", {"loss": best(line), **against_ngram([line]), "bits_per_byte": best(line, unit="bits_per_byte")})
     if "configs" in a.parts:
-        rows = []
-        for path in sorted(Path("configs").glob("*.toml")):
-            settings = {"tinyshakespeare": {"data.sources": [a.shakespeare]}, "transcript": {"data.sources": [a.transcript]}}
-            if path.stem == "tinyshakespeare-long":
-                continue
-            (line,) = curves(f"config-{path.stem}", path.stem, settings.get(path.stem.split("-")[0], {}), a.seeds[:1])
-            point = min(line, key=lambda point: point["loss"])
-            below = point["ngram_bits_per_byte"] - point["bits_per_byte"]
-            rows.append([path.stem, f"{point['bits_per_byte']:.4f}", f"{below:+.4f}", f"{line[-1]['elapsed_s']:.0f}"])
-        table(["configuration", "bits per byte", "below its n-gram", "seconds"], rows)
+        rows, measured = [], {}
+        for name in COMPARABLE:
+            lines = curves(f"config-{name}", name, {})
+            losses = [best(line) for line in lines]
+            bits = [best(line, unit="bits_per_byte") for line in lines]
+            facts = json.loads((out / f"config-{name}-{a.precision}-{a.seeds[0]}" / "run.json").read_text())
+            measured[name] = {"loss": mean_and_spread(losses), **against_ngram(lines), "parameters": facts["parameters"]}
+            rows.append([name, *facts["parameters"].values(), spread(losses), spread(bits)])
+        if len(a.seeds) > 1:
+            rows.sort(key=lambda row: row[-1])
+        table(["configuration", "active", "parameters", "nats per token", "bits per byte"], rows)
+        figures.write("configs", measured)
 
 
 main()

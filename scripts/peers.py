@@ -2,7 +2,7 @@
 """PyTorch on the workloads of `tinymoe bench`, for scripts/compare_speed.sh.
 
 One JSON line a call: {"workload", "implementation", "mode", "tokens_per_s", "peak_memory_mb", "torch"}.
-Implementations: "loop" (tokens sorted by expert, one matrix product an expert), "grouped" (torch's grouped_mm),
+Implementations: "loop" (tokens sorted by expert, one matrix product per expert), "grouped" (torch's grouped_mm),
 "dense" (no experts, equal active parameters; compiled), "transformers" (Qwen3-MoE). A training step is forward,
 backward, clipping to norm 1 and fused AdamW on random tokens; sampling is greedy for one sequence (transformers only).
 Precisions of training: "f32", "autocast" (f32 weights, products in bf16), "bf16" (weights, activations and gradients in

@@ -1,4 +1,4 @@
-//! Lets a test program in another language ask a model questions: requests and answers are JSON, one object a line.
+//! Lets a test program in another language ask a model questions: requests and answers are JSON, one object per line.
 //!
 //! Usage: probe MODEL
 //! {"encode": TEXT}               -> {"ids": [...], "decoded": TEXT}
@@ -12,6 +12,7 @@ use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use tinymoe::checkpoint::{self, foreign, model_files};
 use tinymoe::model::decode::{Decoder, Logits};
+use tinymoe::tokenizer::TextStream;
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -24,15 +25,17 @@ fn main() -> Result<()> {
     let directory = std::env::args().nth(1).context("usage: probe MODEL")?;
     let directory = checkpoint::resolve(Path::new(&directory))?;
     let (model, tokenizer) = match foreign::is_foreign(&directory) {
-        true => foreign::load(&directory)?,
+        true => foreign::load(&directory).map(|read| (read.model, read.tokenizer))?,
         false => model_files::load(&checkpoint::load(&directory)?)?,
     };
     let mut out = std::io::stdout().lock();
     for line in std::io::stdin().lock().lines() {
         let answer = match serde_json::from_str(&line?)? {
             Request::Encode { encode } => {
-                let ids = tokenizer.encode(&encode)?;
-                json!({ "ids": ids, "decoded": String::from_utf8(tokenizer.decode(&ids))? })
+                let ids = tokenizer.encode_prompt(&encode)?;
+                let mut text = TextStream::new(&tokenizer);
+                let decoded: Vec<u8> = ids.iter().flat_map(|&id| text.push(id).into_owned()).collect();
+                json!({ "ids": ids, "decoded": String::from_utf8(decoded)? })
             }
             Request::Run { ids, logits } => {
                 let mut decoder = Decoder::new(&model);

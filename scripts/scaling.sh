@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Does a step cost what is active? At a fixed number of experts a token and a fixed width of an expert, times training
+# Does a step cost what is active? At a fixed number of experts per token and a fixed width of an expert, times training
 # steps of 4,096 tokens with 4 to 64 experts, and with 8 experts and 1,024 to 8,192 tokens. Alternates ROUNDS times
 # (default 3) and prints medians beside the first row's. Takes about two minutes; nothing else should run meanwhile.
 # Usage: scripts/scaling.sh
@@ -26,7 +26,7 @@ rows = collections.defaultdict(list)
 for line in open(sys.argv[1]):
     shape, *figures = json.loads(line)
     rows[shape].append(figures)
-print(f'{"experts":>8}{"tokens":>8}{"parameters":>12}{"ms a step":>11}{"us a token":>12}{"of 4 experts":>14}{"memory MB":>11}')
+print(f'{"experts":>8}{"tokens":>8}{"parameters":>12}{"ms per step":>11}{"us per token":>12}{"of 4 experts":>14}{"memory MB":>11}')
 base = statistics.median(ms for ms, _, _ in rows["4x16"])
 for shape, runs in rows.items():
     experts, batch = map(int, shape.split("x"))

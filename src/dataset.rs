@@ -1,7 +1,7 @@
 //! Documents -> token arrays. The split is fixed by the data alone; a batch is a pure function of (seed, number).
 
 use crate::random::Stream;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{TextStream, Tokenizer};
 use crate::transcript::Document;
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -139,7 +139,8 @@ fn unwritable(folder: &std::path::Path) -> String {
     format!("cannot write a temporary file of token ids in {} (TMPDIR names another folder)", folder.display())
 }
 
-/// Texts as one array of tokens, with an end-of-text token after each.
+/// Texts as one array of tokens, with an end-of-text token after each, and before each what the tokenizer's
+/// post-processor puts there.
 #[derive(Debug, Default)]
 pub struct Tokens<I = Vec<u32>> {
     pub ids: I,
@@ -149,6 +150,8 @@ pub struct Tokens<I = Vec<u32>> {
     pub bytes: usize,
     /// For each text in order, where its tokens are and the index of its domain.
     pub texts: Vec<(Range<usize>, usize)>,
+    /// Texts that the tokenizer's normal form has changed. Bytes and tokens are those of the changed text.
+    pub normalized_texts: usize,
     pub unknown: Unknown,
     /// Bytes that the first token stands for.
     pub first_bytes: usize,
@@ -229,14 +232,17 @@ impl<I: IdArray> Tokens<I> {
     /// Appends a text.
     pub fn push(&mut self, part: &Part, tokenizer: &Tokenizer) -> Result<()> {
         let start = self.ids.len();
+        let (around, text) = (tokenizer.around_text(), tokenizer.normalized(part.text));
         let ids = tokenizer.encode(part.text)?;
-        self.unknown.add(part.text, &ids, tokenizer);
-        if start == 0 {
-            self.first_bytes = bytes_of_first(part.text, &ids, tokenizer);
+        self.normalized_texts += usize::from(text != part.text);
+        self.unknown.add(&text, &ids, tokenizer);
+        if start == 0 && around.before.is_empty() {
+            self.first_bytes = bytes_of_first(&text, &ids, tokenizer);
         }
+        self.ids.append(&around.before)?;
         self.ids.append(&ids)?;
-        self.ids.append(tokenizer.end_of_text().as_slice())?;
-        self.bytes += part.text.len() + usize::from(tokenizer.end_of_text().is_some());
+        self.ids.append(&around.after)?;
+        self.bytes += text.len() + around.after.len();
         let domain = self.domains.iter().position(|domain| domain == part.domain).unwrap_or_else(|| {
             self.domains.push(part.domain.to_owned());
             self.domains.len() - 1
@@ -297,7 +303,7 @@ fn bytes_of_first(text: &str, ids: &[u32], tokenizer: &Tokenizer) -> usize {
         Some(&id) if Some(id) == tokenizer.unknown() => {
             tokenizer.unknown_characters(text, &ids[..1]).first().map_or(0, |character| character.len_utf8())
         }
-        Some(&id) => tokenizer.token_bytes(id).len(),
+        Some(&id) => TextStream::new(tokenizer).push(id).len(),
     }
 }
 

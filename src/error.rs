@@ -12,6 +12,8 @@ pub enum Failure {
     Diverged(String),
     /// A checkpoint is damaged or incomplete: exit code 4.
     CorruptCheckpoint(String),
+    /// A checkpoint is of a format that only newer versions know, and may be sound: exit code 4, too.
+    NewerFormat(String),
     /// Stopped by Ctrl-C after a clean save: exit code 130.
     Interrupted(String),
 }
@@ -21,7 +23,7 @@ impl Failure {
         match self {
             Failure::Usage(_) => 2,
             Failure::Diverged(_) => 3,
-            Failure::CorruptCheckpoint(_) => 4,
+            Failure::CorruptCheckpoint(_) | Failure::NewerFormat(_) => 4,
             Failure::Interrupted(_) => 130,
         }
     }
@@ -33,6 +35,7 @@ impl fmt::Display for Failure {
             Failure::Usage(message)
             | Failure::Diverged(message)
             | Failure::CorruptCheckpoint(message)
+            | Failure::NewerFormat(message)
             | Failure::Interrupted(message) => f.write_str(message),
         }
     }

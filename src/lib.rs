@@ -49,6 +49,7 @@ pub mod model;
 #[allow(unsafe_code)]
 pub mod ops;
 pub mod optim;
+pub mod output;
 pub mod random;
 pub mod routing;
 pub mod sample;

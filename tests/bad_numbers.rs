@@ -49,13 +49,12 @@ fn a_gradient_that_is_not_finite_ends_the_run_with_a_diagnosis() {
             "largest weight: ",
             "routers: layer 0 entropy ",
             "the last checkpoint in r is sound",
-            "--resume and --set train.on_bad_numbers=skip",
+            "tinymoe resume r --set train.on_bad_numbers=skip",
         ],
     );
     assert_eq!(state(&workspace, "r")["step"], 5);
     // What the message advises works.
-    let on =
-        workspace.with_fault("nan=5", &format!("{} --set train.on_bad_numbers=skip --resume", train("r", EVERY_STEP)));
+    let on = workspace.with_fault("nan=5", "resume r --set train.on_bad_numbers=skip");
     assert_succeeded(&on);
     assert!(
         on.stderr.contains("warning: step 6: loss ") && on.stderr.contains("this batch is skipped"),

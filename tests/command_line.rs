@@ -15,13 +15,21 @@ fn wrong_usage_exits_with_2_and_names_the_argument() {
     let workspace = Workspace::new();
     for (arguments, part) in [
         ("frobnicate", "'frobnicate'"),
-        ("train", "<CONFIG>"),
+        ("train", "tinymoe train quickstart"),
+        ("train --resume", "tinymoe resume RUN"),
+        ("train nonsense", "\"nonsense\""),
+        ("train quikstart", "did you mean quickstart?"),
+        ("train tiny.toml quickstart", "one configuration"),
+        ("train tiny.toml talk.txt --set data.sources=talk.txt", "named twice"),
+        ("train quickstart", "name texts of your own, as in `tinymoe train quickstart talks/`"),
+        ("train configs/quickstart.toml", "quickstart comes with the program"),
+        ("resume", "<RUN>"),
+        ("config show quikstart", "did you mean quickstart?"),
         ("train tiny.toml --bogus", "'--bogus'"),
         ("train tiny.toml --steps -1", "-1"),
         ("train tiny.toml --steps many", "'many'"),
         ("sample", "<RUN>"),
         ("sample r --prompt x --prompt-file y", "--prompt-file"),
-        ("config", "tinymoe config --defaults"),
         ("config --defaults --threads 0", "--threads 0 is out of range"),
         ("config --defaults --threads 99999999999", "--threads 99999999999 is out of range"),
         ("config --defaults --threads two", "'two'"),
@@ -30,9 +38,11 @@ fn wrong_usage_exits_with_2_and_names_the_argument() {
     ] {
         workspace.refuses(arguments, 2, &[part]);
     }
-    let nothing = workspace.tinymoe("");
-    assert_eq!(nothing.code, 2);
-    assert!(nothing.stderr.contains("Usage: tinymoe"), "{}", nothing.stderr);
+    for (arguments, usage) in [("", "Usage: tinymoe"), ("config", "Usage: tinymoe config")] {
+        let nothing = workspace.tinymoe(arguments);
+        assert_eq!(nothing.code, 2);
+        assert!(nothing.stderr.contains(usage), "{}", nothing.stderr);
+    }
 }
 
 #[test]
@@ -45,7 +55,6 @@ fn a_configuration_that_cannot_be_read_exits_with_2_and_names_the_file() {
     for command in ["train", "config check"] {
         for (file, parts) in [
             ("missing.toml", &["missing.toml", "No such file"][..]),
-            (".", &["configuration .", "directory"]),
             ("binary.toml", &["binary.toml:2", "UTF-8"]),
             ("typo.toml", &["typo.toml:4", "model.hidden_sise", "model.hidden_size?"]),
             ("broken.toml", &["broken.toml:"]),
@@ -60,8 +69,8 @@ fn a_configuration_that_cannot_be_read_exits_with_2_and_names_the_file() {
 fn settings_that_cannot_work_exit_with_2_and_name_the_keys() {
     let workspace = Workspace::new();
     for (setting, parts) in [
-        ("model.num_experts_per_tok=5", &["num_experts_per_tok = 5", "num_experts = 4"][..]),
-        ("model.num_attention_heads=3", &["hidden_size = 16", "num_attention_heads = 3"]),
+        ("model.num_experts_per_tok=5", &["--set model.num_experts_per_tok=5: ", "num_experts = 4"][..]),
+        ("model.num_attention_heads=3", &["--set model.num_attention_heads=3: ", "hidden_size = 16"]),
         ("model.hidden_size=wide", &["--set model.hidden_size=wide", "a whole number"]),
         ("model.hiden_size=16", &["--set model.hiden_size=16", "model.hidden_size?"]),
         ("router.balance=aux", &["--set router.balance=aux", "aux_loss"]),
@@ -255,9 +264,10 @@ fn a_prompt_file_that_cannot_be_used_exits_with_2() {
 #[test]
 fn a_run_is_never_overwritten_and_only_resumed_as_it_was() {
     let workspace = Workspace::trained();
-    workspace.refuses("train tiny.toml --run r", 2, &["r exists already", "--resume"]);
+    workspace.refuses("train tiny.toml --run r", 2, &["r exists already", "tinymoe resume r"]);
+    workspace.refuses("train r", 2, &["r is a run", "tinymoe resume r"]);
     workspace.refuses("train tiny.toml --run talk.txt", 2, &["talk.txt exists already"]);
-    workspace.refuses("train tiny.toml --run nowhere --resume", 2, &["no run in nowhere", "leave --resume out"]);
+    workspace.refuses("train tiny.toml --run nowhere --resume", 2, &["no run in nowhere"]);
     let changes = "--set model.hidden_size=32 --set train.seed=7";
     let changed = format!("train tiny.toml --run r --resume {changes}");
     workspace.refuses(&changed, 2, &["model.hidden_size", "train.seed", "another configuration"]);
@@ -274,12 +284,66 @@ fn a_run_that_diverges_exits_with_3_and_keeps_a_sound_checkpoint() {
         let run = format!("r{number}");
         let train = format!("train tiny.toml --run {run} {settings} --set optimizer.learning_rate={learning_rate}");
         workspace.refuses(&train, 3, &["training diverged in step", "optimizer.learning_rate"]);
-        let metrics = workspace.read(&format!("{run}/metrics.jsonl"));
+        // Nothing is logged of a first step that makes the weights bad.
+        let metrics = fs::read_to_string(workspace.path(&run).join("metrics.jsonl")).unwrap_or_default();
         assert!(!metrics.contains("null"), "{learning_rate}: {metrics}");
         if workspace.path(&run).join("checkpoints/latest").exists() {
             workspace.succeeds(&format!("eval {run}"));
         }
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn outputs_replace_nothing_that_is_read_or_of_another_kind() {
+    use std::os::unix::fs::symlink;
+    let workspace = Workspace::trained();
+    workspace.succeeds("sample r --tokens 3 --routing-log log.jsonl");
+    let best = fs::read_link(workspace.path("r/checkpoints/best")).unwrap();
+    let weights = format!("r/checkpoints/{}/model.safetensors", best.display());
+    symlink(&weights, workspace.path("soft")).unwrap();
+    fs::hard_link(workspace.path(&weights), workspace.path("hard")).unwrap();
+    symlink("log.jsonl", workspace.path("soft.jsonl")).unwrap();
+    fs::create_dir(workspace.path("site")).unwrap();
+    workspace.write("site/index.html", "<!doctype html><title>Routing report</title>mine");
+    let kept = ["talk.txt", "tiny.toml", "log.jsonl", "r/metrics.jsonl", "r/samples.txt", "site/index.html", &weights];
+    let contents = || kept.map(|name| fs::read(workspace.path(name)).unwrap());
+    let before = contents();
+    for (command, why) in [
+        (format!("sample r --tokens 3 --routing-log {weights}"), "is being read"),
+        ("sample r --tokens 3 --routing-log r/checkpoints/best/config.json".into(), "is the same file as"),
+        ("sample r --tokens 3 --routing-log soft".into(), "is the same file as"),
+        ("sample r --tokens 3 --routing-log hard".into(), "is the same file as"),
+        ("sample r --tokens 3 --routing-log talk.txt".into(), "is not a routing log"),
+        ("sample r --tokens 3 --routing-log r/metrics.jsonl".into(), "is not a routing log"),
+        ("sample r --tokens 3 --routing-log r".into(), "is a directory"),
+        // A log may be a prompt, too.
+        (
+            "sample r --tokens 3 --prompt-file log.jsonl --routing-log soft.jsonl".into(),
+            "is the same file as log.jsonl",
+        ),
+        ("inspect r --data talk.txt --routing-log talk.txt".into(), "is being read"),
+        ("inspect r --routing-log r/samples.txt".into(), "is not a routing log"),
+        ("inspect r --out site".into(), "is not a routing report"),
+        ("export r --to hf site".into(), "exists already"),
+        ("export r --to gguf log.jsonl".into(), "exists already"),
+    ] {
+        workspace.refuses(&command, 2, &[why]);
+        assert!(contents() == before, "{command} changed a file");
+    }
+    // What is of the kind is replaced, whole.
+    workspace.succeeds("sample r --tokens 5 --routing-log soft.jsonl");
+    assert!(workspace.path("soft.jsonl").is_symlink());
+    assert!(workspace.read("log.jsonl").lines().count() > 5 && !workspace.path("log.jsonl.partial").exists());
+    workspace.write("empty", "");
+    workspace.succeeds("sample r --tokens 5 --routing-log empty");
+    assert_eq!(workspace.read("empty"), workspace.read("log.jsonl"));
+    for _ in 0..2 {
+        workspace.succeeds("inspect r --out report");
+    }
+    // A stream takes the log as it comes.
+    let streamed = workspace.succeeds("sample r --tokens 5 --json --routing-log /dev/stderr");
+    assert!(streamed.stderr.contains("{\"header\":{\"model\":{"), "{}", streamed.stderr);
 }
 
 #[cfg(unix)]
@@ -307,7 +371,9 @@ fn paths_need_not_be_utf8() {
         let result = run(arguments);
         assert_eq!(result.code, 0, "{arguments:?}: {}", result.stderr);
     }
-    run(&["train", "ODD", "--run", "r"]).assert_refusal("a directory as configuration", 2, &["caf"]);
+    run(&["train", "ODD", "--run", "r"]).assert_refusal("a text that TOML cannot name", 2, &["caf", "UTF-8"]);
+    let resumed = run(&["resume", "ODD"]);
+    assert_eq!(resumed.code, 0, "{}", resumed.stderr);
     run(&["sample", "ODD", "--prompt", "ODD"]).assert_refusal("a prompt that is not UTF-8", 2, &["UTF-8"]);
 
     // A transcript may have such a name, too.

@@ -5,11 +5,12 @@
 mod common;
 
 use common::Workspace;
-use common::run::train;
+use common::run::{assert_same, outcome, train};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use tinymoe::checkpoint;
 use tinymoe::error::exit_code;
 use tinymoe::random::Stream;
@@ -164,4 +165,116 @@ fn the_program_refuses_damage_with_4_and_a_resumed_run_falls_back() {
             assert!(&again == whole, "the resumed run wrote another {name}");
         }
     }
+}
+
+/// The last lines of a file's text, each of which must be JSON.
+fn json_lines(workspace: &Workspace, name: &str) -> usize {
+    let text = workspace.read(name);
+    for line in text.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{name}: {error}: {line}"));
+    }
+    text.lines().count()
+}
+
+/// What resuming a run says about its metrics and samples.
+fn warnings(workspace: &Workspace, run: &str) -> String {
+    let stderr = workspace.succeeds(&format!("{} --resume -q", train(run, ""))).stderr;
+    stderr.lines().filter(|line| line.contains("metrics.jsonl") || line.contains("samples.txt")).collect()
+}
+
+#[test]
+fn metrics_and_samples_that_are_damaged_are_noticed_mended_and_kept_aside() {
+    let workspace = Workspace::new();
+    workspace.succeeds(&train("whole", ""));
+    let expected = outcome(&workspace, "whole");
+    let lines = json_lines(&workspace, "whole/metrics.jsonl");
+    workspace.succeeds(&format!("{} --steps 4", train("half", "")));
+    let resumed = |name: &str, file: &str, damage: &dyn Fn(&mut Vec<u8>)| {
+        copy(&workspace, "-r", "half", name);
+        let path = workspace.path(name).join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        damage(&mut bytes);
+        fs::write(&path, &bytes).unwrap();
+        (warnings(&workspace, name), bytes)
+    };
+    // Behind what the checkpoint knows, anything may stand: it is cut off, and nothing is lost.
+    for (number, tail) in
+        [&b"\xff\xfe\n"[..], b"{\"step\": 5, \"elap", b"{\"step\":5,\"elapsed_s\":1.0}\n"].iter().enumerate()
+    {
+        for file in ["metrics.jsonl", "samples.txt"] {
+            let name = format!("tail-{number}-{file}");
+            let (said, _) = resumed(&name, file, &|bytes| bytes.extend_from_slice(tail));
+            assert_eq!(said, "", "{name}");
+            assert_same(&outcome(&workspace, &name), &expected, &name);
+        }
+    }
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, &str, Damage, &str); 5] = [
+        ("torn", "metrics.jsonl", |bytes| bytes.truncate(bytes.len() - 100), "4 of 5 lines are whole"),
+        (
+            "gone",
+            "metrics.jsonl",
+            |bytes| drop(bytes.drain(..=bytes.iter().position(|&b| b == b'\n').unwrap())),
+            "4 of 5",
+        ),
+        ("flipped", "metrics.jsonl", |bytes| bytes[9] ^= 1, "is not what it was at step 4"),
+        ("emptied", "metrics.jsonl", Vec::clear, "is missing or empty: what was logged until step 4 is lost"),
+        ("samples", "samples.txt", |bytes| bytes.truncate(bytes.len() - 5), "0 of "),
+    ];
+    for (name, file, damage, warning) in damages {
+        let (said, bytes) = resumed(name, file, &damage);
+        assert_eq!(said.matches("warning: ").count(), 1, "{name}: {said}");
+        assert!(said.contains(file) && said.contains(warning), "{name}: {said}");
+        if !bytes.is_empty() {
+            assert!(fs::read(workspace.path(name).join(format!("{file}.damaged"))).unwrap() == bytes, "{name}");
+        }
+        assert!(json_lines(&workspace, &format!("{name}/metrics.jsonl")) >= lines - 5, "{name}");
+        // It is noticed once; the weights are what they would have been.
+        assert_eq!(warnings(&workspace, name), "", "{name}");
+        let model = "step-000008/model.safetensors";
+        assert!(outcome(&workspace, name).checkpoints[model] == expected.checkpoints[model], "{name}");
+    }
+}
+
+fn copy(workspace: &Workspace, how: &str, from: &str, to: &str) {
+    let copied = Command::new("cp").args([how, from, to]).current_dir(workspace.path("")).status();
+    assert!(copied.unwrap().success());
+}
+
+#[test]
+fn a_copy_that_followed_links_is_resumed_like_the_original() {
+    let workspace = Workspace::new();
+    let settings = "train.keep_checkpoints=9 train.checkpoint_interval=2";
+    workspace.succeeds(&train("whole", settings));
+    workspace.succeeds(&format!("{} --steps 4", train("half", settings)));
+    copy(&workspace, "-rL", "half", "copy");
+    assert!(
+        workspace.path("copy/checkpoints/latest").is_dir() && !workspace.path("copy/checkpoints/latest").is_symlink()
+    );
+    workspace.succeeds("eval copy");
+    for _ in 0..2 {
+        workspace.succeeds(&format!("{} --resume", train("copy", settings)));
+        assert_same(&outcome(&workspace, "copy"), &outcome(&workspace, "whole"), "a copy");
+    }
+    // One of which only the link's copy came along.
+    copy(&workspace, "-rL", "half", "part");
+    fs::remove_dir_all(workspace.path("part/checkpoints/step-000004")).unwrap();
+    workspace.succeeds(&format!("{} --resume", train("part", settings)));
+    let names = |run: &str| outcome(&workspace, run).checkpoints.into_keys().collect::<Vec<_>>();
+    assert_eq!(names("part"), names("whole"));
+}
+
+#[test]
+fn a_checkpoint_of_a_newer_version_is_refused_with_4_and_left_where_it_is() {
+    let workspace = Workspace::new();
+    workspace.succeeds(&format!("{} --set train.checkpoint_interval=2 --steps 4", train("r", "")));
+    let manifest = "r/checkpoints/step-000004/MANIFEST.json";
+    workspace.write(manifest, workspace.read(manifest).replacen("\"format\": 1", "\"format\": 2", 1));
+    let before = outcome(&workspace, "r");
+    let parts = ["step-000004", "was written by a newer version", "format is 2"];
+    for command in ["eval r", "sample r", "inspect r", "export r --to hf out"] {
+        workspace.refuses(command, 4, &parts);
+    }
+    workspace.refuses(&format!("{} --resume --set train.checkpoint_interval=2", train("r", "")), 4, &parts);
+    assert_same(&outcome(&workspace, "r"), &before, "nothing is changed");
 }

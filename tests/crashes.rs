@@ -5,9 +5,11 @@ mod common;
 
 use common::run::{assert_same, outcome, spawn, train, wait_for_metrics};
 use common::{SmallDisk, Workspace, output};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// Steps whose training line is whole in a run's metrics.
@@ -73,6 +75,88 @@ fn a_kill_before_any_system_call_of_a_run_costs_one_checkpoint_interval_at_most(
     let calls: usize = calls.iter().sum();
     println!("killed before each of {calls} system calls");
     assert!(calls > 100, "only {calls} system calls have a fault before them");
+}
+
+/// Files below a folder, hidden ones, too, with their content.
+fn files_below(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => files.extend(files_below(&path)),
+            false => drop(files.insert(path.clone(), fs::read(&path).unwrap())),
+        }
+    }
+    files
+}
+
+#[test]
+fn a_kill_while_an_output_is_written_leaves_what_was_there_and_blocks_nothing() {
+    let workspace = Workspace::trained();
+    // What is written twice differs by what it says of its sampling or its text.
+    for (earlier, later) in [
+        ("", "export r --to hf out/model"),
+        ("", "export r --to gguf out/model.gguf"),
+        ("inspect r --data talk.txt --out out", "inspect r --out out"),
+        ("sample r --tokens 9 --seed 1 --routing-log out/log", "sample r --tokens 9 --seed 2 --routing-log out/log"),
+    ] {
+        let out = workspace.path("out");
+        let begin = || {
+            _ = fs::remove_dir_all(&out);
+            fs::create_dir(&out).unwrap();
+            if !earlier.is_empty() {
+                workspace.succeeds(earlier);
+            }
+            files_below(&out)
+        };
+        begin();
+        workspace.succeeds(later);
+        let whole = files_below(&out);
+        let before = begin();
+        assert!(before != whole);
+        let mut calls = 0;
+        loop {
+            begin();
+            let mut command = workspace.command();
+            command.args(later.split_whitespace()).env("TINYMOE_FAULT", format!("kill={}", calls + 1));
+            let killed = command.output().unwrap();
+            if killed.status.success() {
+                break;
+            }
+            calls += 1;
+            assert_eq!(killed.status.signal(), Some(9), "{later}: {}", String::from_utf8_lossy(&killed.stderr));
+            let mut left = files_below(&out);
+            left.retain(|path, _| {
+                let below = path.strip_prefix(&out).unwrap().to_str().unwrap();
+                !below.starts_with('.') && !below.ends_with(".partial")
+            });
+            assert!(left == before || left == whole, "{later}: call {calls} leaves {:?}", left.keys());
+            if left == before {
+                workspace.succeeds(later);
+            }
+            assert!(files_below(&out) == whole, "{later}: call {calls}, {:?}", files_below(&out).keys());
+        }
+        println!("{later}: killed before each of {calls} system calls");
+        assert!(calls >= 3, "{later}: only {calls} system calls have a fault before them");
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_the_earlier_report_and_no_half_of_an_export() {
+    let workspace = Workspace::trained();
+    let Some(disk) = SmallDisk::mount(workspace.path("disk"), "2m") else { return };
+    workspace.succeeds("inspect r --out disk/report");
+    let page = fs::read(disk.path.join("report/index.html")).unwrap();
+    // All but a few pages.
+    let room = (2 << 20) - page.len() - (24 << 10);
+    fs::write(disk.path.join("filler"), vec![1; room]).unwrap();
+    let before = files_below(&disk.path);
+    for command in
+        ["inspect r --data talk.txt --out disk/report", "export r --to hf disk/hf", "export r --to gguf disk/g"]
+    {
+        workspace.refuses(command, 1, &["disk/", "No space left on device"]);
+        assert!(files_below(&disk.path) == before, "{command} leaves {:?}", files_below(&disk.path).keys());
+    }
 }
 
 fn signal(child: &Child, name: &str) {

@@ -71,6 +71,10 @@ fn the_summary_is_a_screen_in_plain_words() {
         // Of a text so short they are measured unasked.
         assert_eq!(text.contains("Without an expert"), !arguments.contains("no-knockout"), "{text}");
     }
+    // Also of many experts.
+    workspace.succeeds("train tiny.toml --run wide --set model.num_experts=64 --set model.num_experts_per_tok=4");
+    let text = workspace.succeeds("inspect wide").stdout;
+    assert!(text.lines().all(|line| line.chars().count() <= 100) && text.contains(" more\n"), "{text}");
     workspace.refuses("inspect r --knockout --no-knockout", 2, &["--no-knockout"]);
     let report = json(&workspace.succeeds("inspect r --json --no-knockout").stdout);
     assert!(report["layers"][0]["importance"].get("knockout").is_none());

@@ -2,6 +2,8 @@
 //! scripts/make_goldens.py made with transformers. Live comparisons are in scripts/check_interop.sh.
 
 mod common;
+#[path = "interop/files.rs"]
+mod files;
 
 use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value as GgufValue};
@@ -13,8 +15,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use tempfile::{TempDir, tempdir};
+use tinymoe::checkpoint::foreign::{self, Foreign};
 use tinymoe::checkpoint::gguf::{self, Dtype as Stored};
-use tinymoe::checkpoint::{self, foreign, model_files};
+use tinymoe::checkpoint::{self, model_files};
 use tinymoe::config::{TokenizerConfig, TokenizerKind};
 use tinymoe::error::exit_code;
 use tinymoe::model::decode::{Decoder, Logits};
@@ -151,7 +154,7 @@ fn models_of_transformers_give_its_logits_and_its_choice_of_experts() {
         for (dtype, files) in [(Dtype::F32, 1), (Dtype::BF16, 3), (Dtype::F16, 2)] {
             let folder = golden.save(dtype, files);
             assert!(foreign::is_foreign(folder.path()));
-            let (model, _) = foreign::load(folder.path()).unwrap();
+            let model = foreign::load(folder.path()).unwrap().model;
             golden.check(&model, &format!("{kind} in {dtype}"));
         }
     }
@@ -161,7 +164,7 @@ fn models_of_transformers_give_its_logits_and_its_choice_of_experts() {
 fn what_we_write_is_what_transformers_wrote() {
     for kind in KINDS {
         let golden = Golden::read(kind);
-        let (model, tokenizer) = foreign::load(golden.save(Dtype::F32, 1).path()).unwrap();
+        let Foreign { model, tokenizer, .. } = foreign::load(golden.save(Dtype::F32, 1).path()).unwrap();
         let files = model_files::encode(&model, &tokenizer).unwrap();
         let file = |name: &str| &files.iter().find(|(file, _)| *file == name).unwrap().1[..];
 
@@ -195,6 +198,20 @@ fn what_we_write_is_what_transformers_wrote() {
     }
 }
 
+/// Changes the tensors of a file.
+fn rewrite(path: &Path, edit: impl FnOnce(&mut Tensors)) {
+    let bytes = fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let entry =
+        |(name, view): (String, TensorView)| (name, (view.dtype(), view.shape().to_vec(), view.data().to_vec()));
+    let mut tensors: BTreeMap<_, _> = file.tensors().into_iter().map(entry).collect();
+    edit(&mut tensors);
+    let views = tensors
+        .iter()
+        .map(|(name, (dtype, shape, data))| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    fs::write(path, serialize(views, None).unwrap()).unwrap();
+}
+
 /// Saves the Mixtral golden, lets `damage` change the folder, and returns the error with its exit code.
 fn refusal(damage: impl Fn(&Path)) -> (u8, String) {
     let folder = Golden::read("mixtral").save(Dtype::BF16, 2);
@@ -206,18 +223,7 @@ fn refusal(damage: impl Fn(&Path)) -> (u8, String) {
 #[test]
 fn damaged_or_incomplete_models_are_refused_and_what_is_wrong_is_named() {
     let shard = |folder: &Path| folder.join("model-00002-of-00002.safetensors");
-    let rewrite = |folder: &Path, edit: fn(&mut Tensors)| {
-        let bytes = fs::read(shard(folder)).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap();
-        let entry =
-            |(name, view): (String, TensorView)| (name, (view.dtype(), view.shape().to_vec(), view.data().to_vec()));
-        let mut tensors: BTreeMap<_, _> = file.tensors().into_iter().map(entry).collect();
-        edit(&mut tensors);
-        let views = tensors
-            .iter()
-            .map(|(name, (dtype, shape, data))| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
-        fs::write(shard(folder), serialize(views, None).unwrap()).unwrap();
-    };
+    let rewrite = |folder: &Path, edit: fn(&mut Tensors)| rewrite(&shard(folder), edit);
     type Damage<'a> = (&'a str, u8, &'a dyn Fn(&Path));
     let damages: &[Damage] = &[
         ("too short for a safetensors file", 4, &|folder| fs::write(shard(folder), "no").unwrap()),
@@ -286,7 +292,7 @@ fn read_gguf(path: &Path) -> (HashMap<String, GgufValue>, BTreeMap<String, Numbe
 fn export(model: &Transformer, tokenizer: &Tokenizer, dtype: Stored) -> (TempDir, PathBuf, Vec<String>) {
     let folder = tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    let narrower = gguf::write(&mut File::create(&path).unwrap(), model, tokenizer, dtype, "golden").unwrap();
+    let narrower = gguf::write(&mut File::create(&path).unwrap(), model, tokenizer, None, dtype, "golden").unwrap();
     (folder, path, narrower)
 }
 
@@ -305,7 +311,7 @@ fn with_bytes(kind: &str, edit: impl Fn(&mut Value)) -> Transformer {
             }
         }
     }
-    foreign::load(golden.save(Dtype::F32, 1).path()).unwrap().0
+    foreign::load(golden.save(Dtype::F32, 1).path()).unwrap().model
 }
 
 #[test]
@@ -399,11 +405,11 @@ fn a_weight_that_a_type_cannot_hold_is_refused_by_name() {
     model.parameters.values_mut()[place.range.start] = 1e38;
     let mut file = std::io::Cursor::new(Vec::new());
     for dtype in [Stored::F16, Stored::Q8_0, Stored::Q4_0] {
-        let error = gguf::write(&mut file, &model, &bytes(), dtype, "x").unwrap_err().to_string();
+        let error = gguf::write(&mut file, &model, &bytes(), None, dtype, "x").unwrap_err().to_string();
         assert!(error.contains("blk.0.attn_q.weight holds") && error.contains("--dtype f32"), "{dtype:?}: {error}");
     }
     for dtype in [Stored::F32, Stored::Bf16] {
-        gguf::write(&mut file, &model, &bytes(), dtype, "x").unwrap();
+        gguf::write(&mut file, &model, &bytes(), None, dtype, "x").unwrap();
     }
 }
 
@@ -432,7 +438,7 @@ fn what_llama_cpp_does_not_compute_is_refused_by_option() {
     let model = with_bytes("mixtral", |_| ());
     let refused = |tokenizer: &Tokenizer, part: &str| {
         let file = &mut std::io::Cursor::new(Vec::new());
-        let error = gguf::write(file, &model, tokenizer, Stored::F32, "x").unwrap_err();
+        let error = gguf::write(file, &model, tokenizer, None, Stored::F32, "x").unwrap_err();
         assert!(error.to_string().contains(part), "{part}: {error:#}");
     };
     refused(&letters(), "cannot tokenize");

@@ -7,6 +7,7 @@
 //!   the two renames and [`super::newest`] and [`super::prune`] move it back; else they remove it.
 
 use super::corrupt;
+use crate::error::Failure;
 use crate::fault;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
-const MANIFEST: &str = "MANIFEST.json";
+pub(super) const MANIFEST: &str = "MANIFEST.json";
 const FORMAT: u32 = 1;
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 const MAX_CHECKPOINT_BYTES: u64 = 64 << 30;
@@ -27,6 +28,12 @@ const REQUIRED: [&str; 3] = ["config.json", "model.safetensors", "tokenizer.json
 struct Manifest {
     format: u32,
     files: Vec<Entry>,
+}
+
+/// The part of a manifest that every version has.
+#[derive(Deserialize)]
+struct Version {
+    format: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -74,7 +81,7 @@ pub fn save(checkpoints: &Path, step: u64, files: &[(&str, Vec<u8>)]) -> Result<
 /// when every hash agrees.
 ///
 /// # Errors
-/// `CorruptCheckpoint` naming the file and what is wrong with it.
+/// `CorruptCheckpoint` naming the file and what is wrong with it, `NewerFormat` where a newer version wrote it.
 pub fn load(directory: &Path) -> Result<Files> {
     let manifest = read_manifest(directory)?;
     let mut total = 0u64;
@@ -108,7 +115,7 @@ pub(super) fn step_name(step: u64) -> String {
 }
 
 /// The hidden neighbour of `path` that this process uses for `purpose`.
-pub(super) fn sibling(path: &Path, purpose: &str) -> PathBuf {
+pub(crate) fn sibling(path: &Path, purpose: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{purpose}-{}", std::process::id()))
 }
@@ -122,7 +129,23 @@ pub(super) fn is_checkpoint(directory: &Path) -> bool {
     directory.join(MANIFEST).is_file()
 }
 
-pub(super) fn remove_if_present(directory: &Path) -> Result<()> {
+/// Whether a manifest of ours stands in `directory`, sound or damaged; others have files of that name, too.
+pub(super) fn has_our_manifest(directory: &Path) -> bool {
+    let Ok(file) = File::open(directory.join(MANIFEST)) else { return false };
+    let mut bytes = Vec::new();
+    let read = file.take(MAX_MANIFEST_BYTES).read_to_end(&mut bytes);
+    match serde_json::from_slice::<serde_json::Value>(&bytes) {
+        Ok(manifest) if read.is_ok() => {
+            // Newer formats may have something else in the place of files.
+            let is_newer = manifest["format"].as_u64().is_some_and(|format| format > u64::from(FORMAT));
+            is_newer || manifest.get("format").is_some() && manifest.get("files").is_some()
+        }
+        // What is no JSON was some program's once. If it was ours, the damage must be told.
+        _ => true,
+    }
+}
+
+pub(crate) fn remove_if_present(directory: &Path) -> Result<()> {
     match remove_directory(directory) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", directory.display()))
@@ -150,7 +173,7 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Makes renames and new names in `directory` survive a power cut. Only Unix can open a directory for that.
-pub(super) fn sync_directory(directory: &Path) -> Result<()> {
+pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
     if cfg!(unix) {
         fault::system_call();
         File::open(directory)
@@ -222,7 +245,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     sync_directory(path.parent().unwrap_or(Path::new(".")))
 }
 
-pub(super) fn remove_file_if_present(path: &Path) -> Result<()> {
+pub(crate) fn remove_file_if_present(path: &Path) -> Result<()> {
     fault::system_call();
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -232,7 +255,7 @@ pub(super) fn remove_file_if_present(path: &Path) -> Result<()> {
     }
 }
 
-pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> io::Result<()> {
         fault::system_call();
         let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
@@ -253,6 +276,9 @@ fn hint(error: &anyhow::Error) -> &'static str {
     match error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind) {
         Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
             " (the disk or quota is full: free some space, or choose another disk with --run)"
+        }
+        Some(ErrorKind::FileTooLarge) => {
+            " (larger than the limit on file sizes: see `ulimit -f`, or choose another disk with --run)"
         }
         Some(ErrorKind::PermissionDenied) => {
             " (writing is not permitted there: check the owner of the directory, or choose another with --run)"
@@ -275,10 +301,19 @@ fn read_manifest(directory: &Path) -> Result<Manifest> {
     }
     let damaged = |what: String| corrupt(format!("{} is damaged: {what}", path.display()));
     let bytes = read_sized(&path, size)?;
+    // By itself first: nobody knows what else a newer manifest holds.
+    let Version { format } = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    if format > u64::from(FORMAT) {
+        return Err(Failure::NewerFormat(format!(
+            "{} was written by a newer version: its format is {format}, and this one reads up to {FORMAT}; use the newer \
+             version, or another checkpoint",
+            directory.display()
+        ))
+        .into());
+    }
     let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
     if manifest.format != FORMAT {
-        let format = manifest.format;
-        return Err(corrupt(format!("{} has format {format}; this program reads format {FORMAT}", path.display())));
+        return Err(damaged(format!("its format is {format}, which no version has written")));
     }
     check_names(manifest.files.iter().map(|entry| entry.name.as_str())).map_err(damaged)?;
     // Not even a blank may differ: no damage is harmless by chance.
@@ -418,6 +453,23 @@ pub(super) mod tests {
         assert!(load(&directory).unwrap_err().to_string().contains("listed twice"));
         fs::write(directory.join(MANIFEST), manifest.replace("tokenizer.json", "other.json")).unwrap();
         assert!(load(&directory).unwrap_err().to_string().contains("tokenizer.json is not listed"));
+    }
+
+    #[test]
+    fn a_manifest_of_a_newer_version_is_no_damage_whatever_else_it_holds() {
+        let root = tempdir().unwrap();
+        let directory = save(root.path(), 1, &example("w")).unwrap();
+        let manifest = fs::read_to_string(directory.join(MANIFEST)).unwrap();
+        let newer = manifest.replace("\"format\": 1", "\"format\": 2");
+        for text in [newer.as_str(), r#"{"format": 7, "blobs": {"a": [1, 2]}, "signature": null}"#] {
+            fs::write(directory.join(MANIFEST), text).unwrap();
+            let error = load(&directory).unwrap_err();
+            assert!(matches!(error.downcast_ref(), Some(Failure::NewerFormat(_))), "{text}: {error:#}");
+            assert_eq!(exit_code(&error), 4);
+            assert!(error.to_string().contains("step-000001 was written by a newer version"), "{error:#}");
+        }
+        fs::write(directory.join(MANIFEST), manifest.replace("\"format\": 1", "\"format\": 0")).unwrap();
+        assert!(load(&directory).unwrap_err().to_string().contains("is damaged: its format is 0"));
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub fn architecture(model: &ModelConfig, router: &RouterConfig) -> Result<&'stat
     }
 }
 
-/// Writes `model` and its tokenizer; returns the names of matrices that are stored in f16 because their rows cannot be
+/// Writes `model`, its tokenizer and its chat template, if it has one; returns the names of matrices that are stored in f16 because their rows cannot be
 /// cut into the blocks of `dtype`.
 ///
 /// # Errors
@@ -97,6 +97,7 @@ pub fn write(
     out: &mut (impl Write + Seek),
     model: &Transformer,
     tokenizer: &Tokenizer,
+    chat_template: Option<&str>,
     dtype: Dtype,
     name: &str,
 ) -> Result<Vec<String>> {
@@ -112,6 +113,7 @@ pub fn write(
     metadata.extend(keys.into_iter().map(|(key, value)| (format!("{architecture}.{key}"), value)));
     let vocabulary = vocabulary(tokenizer, model.vocab_size)?;
     metadata.extend(vocabulary.into_iter().map(|(key, value)| (format!("tokenizer.ggml.{key}"), value)));
+    metadata.extend(chat_template.map(|template| ("tokenizer.chat_template".to_string(), text(template))));
 
     let mut narrower = Vec::new();
     let mut quantised = Vec::new();
@@ -196,8 +198,11 @@ fn vocabulary(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Vec<(&'static 
     );
     let mut tokens: Vec<_> = (0..vocab_size).map(|id| (format!("[UNUSED{id}]"), UNUSED)).collect();
     let mut set = |id: &Json, name: &str, kind: i32| {
-        let place = id.as_u64().and_then(|id| tokens.get_mut(id as usize)).context("a token's id is out of range")?;
-        *place = (name.to_string(), kind);
+        let id = id.as_u64().context("a token's id is no number")?;
+        // Tokens beyond the model's vocabulary cannot be used anyway.
+        if let Some(place) = tokens.get_mut(id as usize) {
+            *place = (name.to_string(), kind);
+        }
         anyhow::Ok(())
     };
     for (name, id) in json["model"]["vocab"].as_object().context("the tokenizer has no vocab")? {
@@ -228,12 +233,42 @@ fn vocabulary(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Vec<(&'static 
         ("tokens", Value::Array(tokens.iter().map(|(name, _)| text(name)).collect())),
         ("token_type", Value::Array(tokens.iter().map(|&(_, kind)| Value::I32(kind)).collect())),
         ("merges", Value::Array(merges)),
-        ("add_bos_token", Value::Bool(false)),
     ];
-    if let Some(end) = tokenizer.end_of_text() {
-        keys.extend([("bos_token_id", Value::U32(end)), ("eos_token_id", Value::U32(end))]);
-    }
+    keys.extend(special_tokens(tokenizer));
     Ok(keys)
+}
+
+/// Which tokens start, end and fill up texts. llama.cpp has room for two that end them, and puts at most one token before
+/// and one behind a text; see [`left_out`].
+fn special_tokens(tokenizer: &Tokenizer) -> Vec<(&'static str, Value)> {
+    let (roles, frame) = (tokenizer.roles(), tokenizer.frame());
+    let begins = frame.before.first().copied().or(roles.begins);
+    let ends = frame.after.first().or(roles.ends.first()).copied();
+    let turn_ends = roles.ends.iter().copied().find(|&end| Some(end) != ends);
+    let ids = [
+        ("bos_token_id", begins),
+        ("eos_token_id", ends),
+        ("eot_token_id", turn_ends),
+        ("padding_token_id", roles.pads),
+    ];
+    let mut keys: Vec<_> = ids.into_iter().filter_map(|(key, id)| Some((key, Value::U32(id?)))).collect();
+    keys.push(("add_bos_token", Value::Bool(!frame.before.is_empty())));
+    keys.push(("add_eos_token", Value::Bool(!frame.after.is_empty())));
+    keys
+}
+
+/// What of the special tokens [`write`] cannot say.
+pub fn left_out(tokenizer: &Tokenizer) -> Vec<String> {
+    let (roles, frame) = (tokenizer.roles(), tokenizer.frame());
+    let names = |ids: &[u32]| ids.iter().map(|&id| tokenizer.token_text(id)).collect::<Vec<_>>().join(" ");
+    let mut left_out = Vec::new();
+    if roles.ends.len() > 2 {
+        left_out.push(format!("further tokens that end a text: {}", names(&roles.ends[2..])));
+    }
+    for ids in [&frame.before, &frame.after].into_iter().filter(|ids| ids.len() > 1) {
+        left_out.push(format!("all but the first of the tokens around a text: {}", names(ids)));
+    }
+    left_out
 }
 
 /// A tensor under llama.cpp's name. The format lists the last dimension first; candle sees to that.
@@ -248,8 +283,7 @@ fn weights(architecture: &str, transformer: &Transformer) -> Result<Vec<Weight>>
     let model = &transformer.model;
     let values = transformer.parameters.values();
     let mut weights: Vec<Weight> = Vec::new();
-    // The scores' noise has a part in training only.
-    let is_used = |parameter: &&Parameter| !parameter.name.ends_with(".mlp.gate.noise_weight");
+    let is_used = |parameter: &&Parameter| !hf::is_for_training_only(&parameter.name);
     for parameter in transformer.parameters.list().iter().filter(is_used) {
         let mut data = values[parameter.range.clone()].to_vec();
         let mut shape = parameter.shape.clone();

@@ -5,7 +5,7 @@
 
 mod parse;
 
-pub use parse::{parse_config_json, parse_foreign_config_json};
+pub use parse::{contradictions, parse_config_json, parse_foreign_config_json};
 
 use crate::config::{Balance, ModelConfig, RouterConfig, ScoringFunc};
 use anyhow::Result;
@@ -46,6 +46,11 @@ pub fn generation_config_json(eos: Option<u32>) -> Result<Vec<u8>> {
 /// The `model_type` under which a model of this shape is stored, which decides its tensors' names.
 pub fn model_type(model: &ModelConfig, router: &RouterConfig) -> &'static str {
     architecture(model, router).unwrap_or(OURS)
+}
+
+/// Whether a tensor has a part in training only, so that other programs do not know it: the noise of noisy gates.
+pub fn is_for_training_only(name: &str) -> bool {
+    name.ends_with(".gate.noise_weight")
 }
 
 /// The name that the architecture `model_type` has for the tensor that we call `canonical`.

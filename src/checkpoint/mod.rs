@@ -4,9 +4,11 @@
 //! - [`run`]: the checkpoints of a run: newest, best, latest, pruning
 //! - [`tensors`]: named f32 tensors to and from safetensors
 //! - [`foreign`]: models that transformers wrote
+//! - [`companions`]: what stands beside such a model, and goes along when it is exported
 //! - [`gguf`]: the file format of llama.cpp
 //! - [`hf`]: Hugging Face's `config.json`, both ways, and tensor names
 
+pub mod companions;
 pub mod directory;
 pub mod foreign;
 pub mod gguf;

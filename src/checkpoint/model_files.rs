@@ -1,8 +1,9 @@
 //! A model with its tokenizer, and an optimizer's state, as the files of a checkpoint and back.
 
+use super::companions::Companions;
 use super::tensors::{TensorSlot, TensorView, decode, encode as encode_tensors};
 use super::{Files, corrupt, hf};
-use crate::config::{ModelConfig, estimated_parameters};
+use crate::config::{ModelConfig, RouterConfig, estimated_parameters};
 use crate::model::parameters::slices_mut;
 use crate::model::transformer::Transformer;
 use crate::optim::Optimizer;
@@ -12,12 +13,40 @@ use std::ops::Range;
 
 /// The Hugging Face files: configuration, weights, tokenizer.
 pub fn encode(model: &Transformer, tokenizer: &Tokenizer) -> Result<Vec<(&'static str, Vec<u8>)>> {
-    let end = tokenizer.end_of_text();
-    let config = hf::config_json(&model.model, &model.router, model.vocab_size, end)?;
-    Ok(vec![
+    let config = hf::config_json(&model.model, &model.router, model.vocab_size, tokenizer.end_of_text())?;
+    let weights = encode_tensors(&views(model, "", &model.parameters.values()))?;
+    let [config, generation, tokenizer, tokenizer_config] = encode_texts(model, tokenizer, config)?;
+    Ok(vec![config, generation, ("model.safetensors", weights), tokenizer, tokenizer_config])
+}
+
+/// The same files for other programs: without what only training has, and with what was read beside the model where it
+/// comes from elsewhere.
+pub fn encode_export(
+    model: &Transformer,
+    tokenizer: &Tokenizer,
+    companions: Option<&Companions>,
+) -> Result<Vec<(String, Vec<u8>)>> {
+    let router = RouterConfig { noisy_gate: false, ..model.router.clone() };
+    let config = hf::config_json(&model.model, &router, model.vocab_size, tokenizer.end_of_text())?;
+    let values = model.parameters.values();
+    let mut tensors = views(model, "", &values);
+    tensors.retain(|tensor| !hf::is_for_training_only(&tensor.name));
+    let mut files: Vec<(String, Vec<u8>)> = encode_texts(model, tokenizer, config)?
+        .into_iter()
+        .chain([("model.safetensors", encode_tensors(&tensors)?)])
+        .map(|(name, bytes)| (name.to_string(), bytes))
+        .collect();
+    if let Some(companions) = companions {
+        companions.put_into(&mut files)?;
+    }
+    Ok(files)
+}
+
+/// All files but the weights.
+fn encode_texts(model: &Transformer, tokenizer: &Tokenizer, config: Vec<u8>) -> Result<[(&'static str, Vec<u8>); 4]> {
+    Ok([
         ("config.json", config),
-        ("generation_config.json", hf::generation_config_json(end)?),
-        ("model.safetensors", encode_tensors(&views(model, "", &model.parameters.values()))?),
+        ("generation_config.json", hf::generation_config_json(tokenizer.end_of_text())?),
         ("tokenizer.json", tokenizer.to_json()?),
         ("tokenizer_config.json", tokenizer.config_json(model.model.max_position_embeddings)?),
     ])
@@ -34,7 +63,7 @@ pub fn load(files: &Files) -> Result<(Transformer, Tokenizer)> {
     Ok((model, tokenizer))
 }
 
-pub(super) fn check_tokenizer(tokenizer: &Tokenizer, vocab_size: usize) -> Result<()> {
+fn check_tokenizer(tokenizer: &Tokenizer, vocab_size: usize) -> Result<()> {
     let tokens = tokenizer.vocab_size();
     if tokens > vocab_size {
         return Err(corrupt(format!("tokenizer.json has {tokens} tokens, config.json a vocab_size of {vocab_size}")));

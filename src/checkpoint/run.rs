@@ -5,8 +5,8 @@
 
 use super::corrupt;
 use super::directory::{
-    Files, is_checkpoint, is_plain_name, load, remove_file_if_present, remove_if_present, rename, sibling, step_name,
-    sync_directory, write_new,
+    Files, MANIFEST, is_checkpoint, is_plain_name, load, remove_file_if_present, remove_if_present, rename, sibling,
+    step_name, sync_directory, write_new,
 };
 use crate::error::Failure;
 use crate::fault;
@@ -35,12 +35,22 @@ pub fn link(checkpoints: &Path, name: &str, target: &Path) -> Result<()> {
     let target = target.file_name().and_then(|target| target.to_str()).unwrap_or_default();
     ensure!(is_checkpoint(&checkpoints.join(target)), "{target:?} is not a checkpoint in {}", checkpoints.display());
     let path = checkpoints.join(name);
+    ensure!(
+        !is_directory(&path),
+        "{} is in the way: it is a directory, and not a copy of a checkpoint here; move it elsewhere",
+        path.display()
+    );
     let temporary = sibling(&path, "tmp");
     remove_file_if_present(&temporary)?;
     if symlink(target, &temporary).is_err() {
         write_new(&temporary, format!("{target}\n").as_bytes())?;
     }
-    rename(&temporary, &path)?;
+    let linked = rename(&temporary, &path);
+    if linked.is_err() {
+        // What cannot be removed now, the next prune removes.
+        _ = remove_file_if_present(&temporary);
+    }
+    linked?;
     sync_directory(checkpoints)
 }
 
@@ -67,12 +77,13 @@ pub fn resolve(run: &Path) -> Result<PathBuf> {
         let shown = run.display();
         return Err(Failure::Usage(format!("{shown} is not a directory: give a run or a checkpoint of it")).into());
     }
+    // With a config.json it is a checkpoint that lost its manifest, or one of transformers: load tells. Such a model may
+    // have a folder of that name, too.
+    if is_checkpoint(run) || run.join("config.json").is_file() {
+        return Ok(run.to_path_buf());
+    }
     let checkpoints = run.join("checkpoints");
     if !checkpoints.is_dir() {
-        // With a config.json it is a checkpoint that lost its manifest, or one of transformers: load tells.
-        if is_checkpoint(run) || run.join("config.json").is_file() {
-            return Ok(run.to_path_buf());
-        }
         return Err(Failure::Usage(format!("{} is neither a run nor a checkpoint", run.display())).into());
     }
     for name in LINKS {
@@ -128,7 +139,7 @@ pub fn set_aside(directory: &Path) -> Result<PathBuf> {
 pub fn prune(checkpoints: &Path, keep: usize, spared: u64) -> Result<()> {
     recover(checkpoints)?;
     for (_, leftover) in leftovers(checkpoints, "tmp")? {
-        if leftover.is_dir() && !leftover.is_symlink() {
+        if is_directory(&leftover) {
             remove_if_present(&leftover)?;
         } else {
             remove_file_if_present(&leftover)?;
@@ -160,7 +171,8 @@ pub fn discard_after(checkpoints: &Path, step: u64) -> Result<()> {
     Ok(())
 }
 
-/// Ends what a crash cut off in the middle of replacing a checkpoint (see [`super::directory`]).
+/// Ends what a crash cut off in the middle of replacing a checkpoint (see [`super::directory`]), and makes links
+/// possible again where a copy has put directories in their place.
 fn recover(checkpoints: &Path) -> Result<()> {
     for (name, aside) in leftovers(checkpoints, "old")? {
         let directory = checkpoints.join(name);
@@ -171,7 +183,42 @@ fn recover(checkpoints: &Path) -> Result<()> {
             sync_directory(checkpoints)?;
         }
     }
-    Ok(())
+    LINKS.into_iter().try_for_each(|name| settle_copy(checkpoints, name))
+}
+
+/// `cp -L`, archives and cloud folders put a copy of the checkpoint where a link was. It goes if the checkpoint is there,
+/// too, byte for byte by its manifest; else it is the only one, and gets the name of its step. Anything else is let be.
+fn settle_copy(checkpoints: &Path, name: &str) -> Result<()> {
+    let copy = checkpoints.join(name);
+    if !is_directory(&copy) {
+        return Ok(());
+    }
+    let Ok(manifest) = fs::read(copy.join(MANIFEST)) else { return Ok(()) };
+    let is_original = |step: &PathBuf| fs::read(step.join(MANIFEST)).is_ok_and(|bytes| bytes == manifest);
+    match steps(checkpoints)?.into_iter().find(is_original) {
+        // The copy may be the sound one of the two.
+        Some(original) if load(&original).is_ok() || load(&copy).is_err() => discard(&copy, &copy),
+        Some(original) => {
+            set_aside(&original)?;
+            rename(&copy, &original)
+        }
+        None => match saved_step(&copy).map(|step| of_step(checkpoints, step)).filter(|place| !place.exists()) {
+            Some(place) => rename(&copy, &place),
+            None => Ok(()),
+        },
+    }
+}
+
+/// The step that a checkpoint's own state names, if it verifies.
+fn saved_step(directory: &Path) -> Option<u64> {
+    let files = load(directory).ok()?;
+    let state: serde_json::Value = serde_json::from_slice(files.get("trainer_state.json").ok()?).ok()?;
+    state["step"].as_u64()
+}
+
+/// Whether there is a directory itself, not a link to one.
+fn is_directory(path: &Path) -> bool {
+    path.is_dir() && !path.is_symlink()
 }
 
 /// Removes `doomed`, a checkpoint or one moved aside, under the temporary name of `directory`, so that a crash halfway
@@ -189,8 +236,7 @@ pub fn steps(checkpoints: &Path) -> Result<Vec<PathBuf>> {
     for name in names(checkpoints)? {
         let path = checkpoints.join(&name);
         if let Some(step) = step_number(&name)
-            && path.is_dir()
-            && !path.is_symlink()
+            && is_directory(&path)
         {
             steps.push((step, path));
         }
@@ -343,6 +389,53 @@ mod tests {
         assert!(newest.rejected[0].1.contains("model.safetensors"), "{}", newest.rejected[0].1);
         assert!(newest.rejected[1].1.contains("MANIFEST.json"), "{}", newest.rejected[1].1);
         assert!(super::newest(&run.path().join("nowhere")).unwrap().found.is_none());
+    }
+
+    #[test]
+    fn a_checkpoint_of_a_newer_version_is_neither_passed_over_nor_moved() {
+        let (_run, checkpoints) = run_with(&[1, 2]);
+        let manifest = checkpoints.join("step-000002").join(MANIFEST);
+        fs::write(&manifest, r#"{"format": 2, "parts": []}"#).unwrap();
+        let error = newest(&checkpoints).unwrap_err();
+        assert!(exit_code(&error) == 4 && error.to_string().contains("newer version"), "{error:#}");
+        assert_eq!(sorted_names(&checkpoints), ["step-000001", "step-000002"]);
+    }
+
+    #[test]
+    fn copies_in_the_place_of_links_become_links_again_and_the_only_copy_is_kept() {
+        let copy = |checkpoints: &Path, from: &str, to: &str| {
+            fs::create_dir(checkpoints.join(to)).unwrap();
+            for file in fs::read_dir(checkpoints.join(from)).unwrap() {
+                let file = file.unwrap();
+                fs::copy(file.path(), checkpoints.join(to).join(file.file_name())).unwrap();
+            }
+        };
+        // Of checkpoints that are there, too.
+        let (_run, checkpoints) = run_with(&[1, 2]);
+        copy(&checkpoints, "step-000001", "best");
+        copy(&checkpoints, "step-000002", "latest");
+        assert_eq!(newest(&checkpoints).unwrap().found.unwrap().0, checkpoints.join("step-000002"));
+        link(&checkpoints, "latest", &checkpoints.join("step-000002")).unwrap();
+        link(&checkpoints, "best", &checkpoints.join("step-000001")).unwrap();
+        assert_eq!(sorted_names(&checkpoints), ["best", "latest", "step-000001", "step-000002"]);
+        // The original is damaged, and the copy is not.
+        fs::remove_file(checkpoints.join("best")).unwrap();
+        copy(&checkpoints, "step-000001", "best");
+        damage(&checkpoints.join("step-000001"));
+        newest(&checkpoints).unwrap();
+        load(&checkpoints.join("step-000001")).unwrap();
+        assert!(checkpoints.join("step-000001.damaged").exists() && !checkpoints.join("best").exists());
+        // The original is gone.
+        let mut files = example("weights");
+        files.push(("trainer_state.json", br#"{"step": 7}"#.to_vec()));
+        save(&checkpoints, 7, &files).unwrap();
+        fs::rename(checkpoints.join("step-000007"), checkpoints.join("best")).unwrap();
+        assert_eq!(newest(&checkpoints).unwrap().found.unwrap().0, checkpoints.join("step-000007"));
+        // Somebody's own folder.
+        fs::create_dir(checkpoints.join("best")).unwrap();
+        let error = link(&checkpoints, "best", &checkpoints.join("step-000007")).unwrap_err();
+        assert!(error.to_string().contains("best is in the way"), "{error:#}");
+        assert!(sorted_names(&checkpoints).iter().all(|name| !name.starts_with('.')));
     }
 
     #[test]

@@ -1,18 +1,23 @@
-//! `tinymoe config`: print the commented defaults, or check a configuration and print it with every default written
-//! out. The configuration goes to stdout, ready to be saved as a file.
+//! `tinymoe config`: print the commented defaults or a configuration that comes with the program, or check one and print
+//! it with every default written out. Configurations go to stdout, ready to be saved as a file.
 
-use crate::config::{DEFAULTS, load};
+use super::operands::Operand;
+use crate::config::DEFAULTS;
+use crate::config::shipped::{SHIPPED, shipped, unknown};
 use crate::error::Failure;
 use clap::{Args, Subcommand};
+use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::PathBuf;
 
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub struct ConfigArgs {
     /// Print every key with its default and what it does
     #[arg(long)]
     defaults: bool,
+    /// List the configurations that come with the program
+    #[arg(long, conflicts_with = "defaults")]
+    list: bool,
 
     #[command(subcommand)]
     action: Option<Action>,
@@ -20,10 +25,15 @@ pub struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Check a configuration file and print it resolved, with every default written out
+    /// Print a configuration that comes with the program, with the reason for each value
+    Show {
+        /// Its name, one of those that `tinymoe config --list` lists
+        name: String,
+    },
+    /// Check a configuration and print it resolved, with every default written out
     Check {
-        /// The TOML file
-        file: PathBuf,
+        /// A TOML file, or the name of a configuration that comes with the program
+        file: OsString,
         /// Change one value, as in `--set model.num_experts=16`; may be repeated
         #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
         overrides: Vec<String>,
@@ -39,10 +49,18 @@ pub fn run(args: ConfigArgs) -> anyhow::Result<()> {
 
 fn write_to(out: &mut impl Write, args: ConfigArgs) -> anyhow::Result<()> {
     let text = match args.action {
-        Some(Action::Check { file, overrides }) => toml::to_string(&load(&file, &overrides)?)?,
+        Some(Action::Show { name }) => shipped(&name).ok_or_else(|| unknown(&name))?.text.to_string(),
+        Some(Action::Check { file, overrides }) => {
+            toml::to_string(&Operand::parse(&file)?.draft()?.resolve(&overrides)?)?
+        }
         None if args.defaults => DEFAULTS.to_string(),
+        None if args.list => {
+            let width = SHIPPED.iter().map(|shipped| shipped.name.len()).max().unwrap_or_default();
+            SHIPPED.iter().map(|shipped| format!("{:width$}  {}\n", shipped.name, shipped.summary)).collect()
+        }
+        // Only with flags that every command has; otherwise clap prints the help.
         None => {
-            let message = "nothing to do: ask for `tinymoe config --defaults` or `tinymoe config check FILE`";
+            let message = "nothing to do: ask for --defaults, --list, `show NAME` or `check FILE`";
             return Err(Failure::Usage(message.to_string()).into());
         }
     };
@@ -77,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_checked_configuration_prints_as_a_file_that_means_the_same() {
-        let file = tempfile::NamedTempFile::new().unwrap();
+        let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
         std::fs::write(file.path(), "[data]\nsources = [\"talks\"]\n[optimizer]\nlearning_rate = 3e-4\n").unwrap();
         let path = file.path().to_str().unwrap();
 
@@ -91,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_refused_configuration_prints_nothing_but_its_error() {
-        let file = tempfile::NamedTempFile::new().unwrap();
+        let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
         let arguments = ["check", file.path().to_str().unwrap()];
         let mut out = Vec::new();
         let cli = Cli::try_parse_from([&["config"], &arguments[..]].concat()).unwrap();
@@ -104,13 +122,15 @@ mod tests {
     }
 
     #[test]
-    fn asking_for_nothing_names_both_possibilities() {
-        let error = output_of(&[]).unwrap_err();
+    fn the_configurations_of_the_program_are_listed_shown_and_checked() {
+        let list = output_of(&["--list"]).unwrap();
+        assert_eq!(list.lines().count(), SHIPPED.len());
+        assert!(list.starts_with("quickstart            8 experts, 2 per token;"), "{list}");
+        assert_eq!(output_of(&["show", "dense"]).unwrap(), include_str!("../../configs/dense.toml"));
+        assert!(output_of(&["check", "dense"]).unwrap().contains("num_experts = 0\n"));
+        let error = output_of(&["show", "desne"]).unwrap_err();
         assert_eq!(exit_code(&error), 2);
-        assert_eq!(
-            error.to_string(),
-            "nothing to do: ask for `tinymoe config --defaults` or `tinymoe config check FILE`"
-        );
+        assert!(error.to_string().contains("did you mean dense?"), "{error}");
     }
 
     #[test]
@@ -124,7 +144,7 @@ mod tests {
                 Ok(())
             }
         }
-        let error = write_to(&mut Closed, ConfigArgs { defaults: true, action: None }).unwrap_err();
+        let error = write_to(&mut Closed, ConfigArgs { defaults: true, list: false, action: None }).unwrap_err();
         assert_eq!(error.downcast_ref::<io::Error>().unwrap().kind(), io::ErrorKind::BrokenPipe);
     }
 }

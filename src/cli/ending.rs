@@ -49,10 +49,15 @@ impl<'a> Session<'a> {
         })
     }
 
+    /// Results, which the same run always has, go to stdout; how fast it was and what to do next are for people.
+    ///
     /// # Errors
     /// The `io::Error` of stdout.
     pub fn print(&self) -> io::Result<()> {
-        io::stdout().lock().write_all(self.describe().as_bytes())
+        let text = terminal::wrapped(&self.describe(), terminal::stdout_width());
+        let printed = io::stdout().lock().write_all(text.as_bytes());
+        log::info!("{}", self.advise());
+        printed
     }
 
     fn describe(&self) -> String {
@@ -75,16 +80,19 @@ impl<'a> Session<'a> {
                 best.ngram_bits_per_byte
             );
         }
+        text + &format!("run: {}\n", terminal::path(self.run))
+    }
+
+    fn advise(&self) -> String {
+        let mut text = String::new();
         if let Some(loss) = self.loss {
-            text += &format!(
-                "training loss: {loss:.4} nats/token (mean of the last steps), {} tokens/s\n",
-                grouped(self.tokens_per_s as usize)
-            );
+            let speed = grouped(self.tokens_per_s as usize);
+            text = format!("training loss: {loss:.4} nats/token (mean of the last steps), {speed} tokens/s\n");
         }
-        text += &format!("time: {}\nrun: {}\nnext:\n", duration(self.seconds), terminal::path(self.run));
+        text += &format!("time: {}\nnext:", duration(self.seconds));
         for subcommand in ["sample", "inspect"] {
             let words: [OsString; 3] = ["tinymoe".into(), subcommand.into(), operand(self.run)];
-            text += &format!("  {}\n", command(&words));
+            text += &format!("\n  {}", command(&words));
         }
         text
     }
@@ -115,23 +123,29 @@ mod tests {
 
     #[test]
     fn an_ending_says_how_good_how_long_and_what_next() {
-        let finished = "finished after step 1,250\n\
-                        best validation: step 1,000, loss 1.9000 nats/token, 1.8000 bits/byte; n-gram baseline: 2.1000 bits/byte\n\
-                        training loss: 1.8734 nats/token (mean of the last steps), 12,345 tokens/s\n\
-                        time: 1m15s\n\
-                        run: runs/a\n\
-                        next:\n  \
-                        tinymoe sample runs/a\n  \
-                        tinymoe inspect runs/a\n";
-        assert_eq!(session(Ending::Finished, "runs/a").describe(), finished);
+        let session = session(Ending::Finished, "runs/a");
+        let result = "finished after step 1,250\n\
+                      best validation: step 1,000, loss 1.9000 nats/token, 1.8000 bits/byte; n-gram baseline: 2.1000 \
+                      bits/byte\n\
+                      run: runs/a\n";
+        assert_eq!(session.describe(), result);
+        let advice = "training loss: 1.8734 nats/token (mean of the last steps), 12,345 tokens/s\n\
+                      time: 1m15s\n\
+                      next:\n  \
+                      tinymoe sample runs/a\n  \
+                      tinymoe inspect runs/a";
+        assert_eq!(session.advise(), advice);
     }
 
     #[test]
     fn commands_can_be_copied_whatever_the_run_is_called() {
-        let text = session(Ending::Paused, "my run").describe();
+        let paused = session(Ending::Paused, "my run");
+        let text = paused.describe();
         assert!(text.starts_with("paused after step 1,250; continue with `tinymoe resume 'my run'`\n"), "{text}");
-        assert!(text.ends_with("next:\n  tinymoe sample 'my run'\n  tinymoe inspect 'my run'\n"), "{text}");
-        let text = session(Ending::Interrupted, "-a\x1b[2J").describe();
-        assert!(text.contains("tinymoe sample $'./-a\\033[2J'") && !text.contains('\x1b'), "{text}");
+        let advice = paused.advise();
+        assert!(advice.ends_with("next:\n  tinymoe sample 'my run'\n  tinymoe inspect 'my run'"), "{advice}");
+        let odd = session(Ending::Interrupted, "-a\x1b[2J");
+        assert!(odd.advise().contains("tinymoe sample $'./-a\\033[2J'"), "{}", odd.advise());
+        assert!(!(odd.advise() + &odd.describe()).contains('\x1b'));
     }
 }

@@ -13,7 +13,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub struct EvalArgs {
@@ -49,7 +49,7 @@ impl Texts {
         }
         // Text is read as the run's was, where that is known.
         let options = trained.run_config()?.unwrap_or_default().data;
-        let documents = read_data(&DataConfig { sources: data.to_vec(), ..options })?;
+        let documents = read_data(&DataConfig { directory: String::new(), sources: data.to_vec(), ..options })?;
         Ok(Self { documents, validation_fraction: None })
     }
 
@@ -60,6 +60,18 @@ impl Texts {
                 .is_none_or(|fraction| !split(std::slice::from_ref(*document), fraction).1.is_empty())
         };
         self.documents.iter().filter(has_text).map(|document| document.name.clone()).collect()
+    }
+
+    /// The files that the text was read from.
+    pub fn files(&self) -> Vec<PathBuf> {
+        // A row of a JSONL file has its line behind the file's name.
+        let file = |name: &str| match name.rsplit_once(':') {
+            Some((file, line)) if line.parse::<usize>().is_ok() && !Path::new(name).exists() => PathBuf::from(file),
+            _ => PathBuf::from(name),
+        };
+        let mut files: Vec<PathBuf> = self.documents.iter().map(|document| file(&document.name)).collect();
+        files.dedup();
+        files
     }
 
     /// The text to evaluate on, and where it is a validation split also the training part.
@@ -102,6 +114,7 @@ pub fn run(args: EvalArgs, _global: &Global) -> Result<()> {
     let phase = Phase::new("encoding the texts");
     let tokens = Tokens::encode(&parts, &trained.tokenizer)?;
     drop(phase);
+    trained.warn_of_normalized(tokens.normalized_texts);
     if tokens.ids.len() < 2 {
         return Err(Failure::Usage("there is no text to evaluate on".into()).into());
     }

@@ -4,13 +4,14 @@ use super::Trained;
 use crate::checkpoint::gguf::{self, Dtype};
 use crate::checkpoint::{hf, model_files};
 use crate::error::Failure;
+use crate::fault;
+use crate::output::Draft;
 use crate::terminal;
 use crate::train::prepare::grouped;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
@@ -40,7 +41,7 @@ enum Format {
 pub fn run(args: ExportArgs) -> Result<()> {
     let shown = args.out.display();
     let usage = |message: String| Err(Failure::Usage(message).into());
-    if args.out.exists() {
+    if args.out.symlink_metadata().is_ok() {
         return usage(format!("{shown} exists already: choose another name, or remove it first"));
     }
     if args.to == Format::Hf && args.dtype != Dtype::F32 {
@@ -53,7 +54,9 @@ pub fn run(args: ExportArgs) -> Result<()> {
     let architecture = match args.to {
         Format::Gguf => write_gguf(&args, &trained)?,
         Format::Hf => {
-            write_directory(&args.out, &model_files::encode(&trained.model, &trained.tokenizer)?)?;
+            let companions = trained.companions.as_ref();
+            let files = model_files::encode_export(&trained.model, &trained.tokenizer, companions)?;
+            Draft::write_directory(&args.out, &files)?;
             hf::model_type(model, router)
         }
     };
@@ -66,47 +69,41 @@ pub fn run(args: ExportArgs) -> Result<()> {
     if let (Format::Hf, Err(reason)) = (args.to, hf::architecture(model, router)) {
         log::warn!("no architecture of transformers computes this model, because of {reason}");
     }
+    warn_of_what_is_left_out(args.to, &trained);
     Ok(())
 }
 
-/// Writes under another name first: what stands at `out` is whole.
+fn warn_of_what_is_left_out(format: Format, trained: &Trained) {
+    let Some(companions) = &trained.companions else { return };
+    if !companions.left_out.is_empty() {
+        log::warn!("left out, because it is no part of the model: {}", companions.left_out.join(", "));
+    }
+    if format == Format::Gguf {
+        for what in gguf::left_out(&trained.tokenizer) {
+            log::warn!("left out, because a GGUF has no place for it: {what}");
+        }
+    }
+}
+
 fn write_gguf(args: &ExportArgs, trained: &Trained) -> Result<&'static str> {
     let (model, out) = (&trained.model, &args.out);
     let architecture = gguf::architecture(&model.model, &model.router)
         .map_err(|reason| anyhow::anyhow!("llama.cpp cannot run this model: {reason}"))?;
-    let temporary = out.with_extension(format!("tmp-{}", std::process::id()));
+    let (draft, file) = Draft::file(out)?;
     let write = || {
-        let file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
         let mut file = BufWriter::new(file);
         let name = out.file_stem().unwrap_or_default().to_string_lossy();
-        let narrower = gguf::write(&mut file, model, &trained.tokenizer, args.dtype, &name)?;
+        let template = trained.companions.as_ref().and_then(|companions| companions.chat_template());
+        let narrower = gguf::write(&mut file, model, &trained.tokenizer, template.as_deref(), args.dtype, &name)?;
+        fault::system_call();
         file.into_inner()?.sync_all()?;
-        fs::rename(&temporary, out)?;
         anyhow::Ok(narrower)
     };
-    let written = write().with_context(|| format!("cannot write {}", out.display()));
-    if written.is_err() {
-        // Nothing to remove where it could not be created.
-        let _ = fs::remove_file(&temporary);
-    }
-    let narrower = written?;
+    let narrower = write().with_context(|| format!("cannot write {}", out.display()))?;
+    draft.publish()?;
     if let Some(first) = narrower.first() {
         let count = narrower.len();
         log::info!("{count} matrices ({first}, ...) stay in f16: their rows are no multiple of 32 numbers");
     }
     Ok(architecture)
-}
-
-fn write_directory(out: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
-    fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
-    for (name, bytes) in files {
-        let path = out.join(name);
-        let write = || -> io::Result<()> {
-            let mut file = File::create_new(&path)?;
-            file.write_all(bytes)?;
-            file.sync_all()
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
 }

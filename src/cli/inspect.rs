@@ -6,15 +6,16 @@ use crate::checkpoint;
 use crate::dataset::Tokens;
 use crate::error::Failure;
 use crate::model::transformer::Transformer;
-use crate::routing::log::{Entry, Recall, RoutingLog, Source};
+use crate::output::{self, Draft};
+use crate::routing::log::{Entry, Recall, RoutingLog, Source, check_place};
 use crate::routing::{
     CheckpointSaturation, Comparison, Context, ModelFacts, Report, RunFacts, Saturation, Side, Style, Trace, Traced,
-    blocks, domains_of, excerpt_positions, history, knock_out, knockout_passes, load, match_layers, overlap, page,
-    render, render_comparison,
+    blocks, domains_of, excerpt_positions, history, is_page, knock_out, knockout_passes, load, match_layers, overlap,
+    page, render, render_comparison,
 };
 use crate::terminal::{self, Phase};
 use crate::train::evaluate::Seen;
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use serde_json::Value;
 use std::fs::{self, File};
@@ -22,6 +23,8 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// The report's name in its directory.
+const PAGE: &str = "index.html";
 /// A measurement of the loss without each expert that takes less than this is made unasked.
 const SHORT_KNOCKOUT: Duration = Duration::from_secs(20);
 /// Tokens that earlier checkpoints are compared on.
@@ -55,7 +58,7 @@ pub struct InspectArgs {
     /// by what they serve
     #[arg(long, value_name = "RUN", num_args = 1..)]
     compare: Vec<PathBuf>,
-    /// Log experts and gates of every token of the text to a file (JSON lines)
+    /// Log experts and gates of every token of the text to a file (JSON lines), FILE.partial until it is complete
     #[arg(long, value_name = "FILE")]
     routing_log: Option<PathBuf>,
 }
@@ -73,10 +76,12 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<()> {
     let phase = Phase::new("encoding the texts");
     let tokens = Tokens::encode(&texts.parts().1, &trained.tokenizer)?;
     drop(phase);
+    trained.warn_of_normalized(tokens.normalized_texts);
     if tokens.ids.len() < 2 {
         return Err(Failure::Usage("there is no text to look at".into()).into());
     }
     let others = others.into_iter().map(|other| Trained::load(other)).collect::<Result<Vec<_>>>()?;
+    check_outputs(&args, &texts, std::iter::once(&trained).chain(&others))?;
     let model = &trained.model;
     let excerpts = excerpt_positions(&tokens, model.moe_layers().len() * model.model.num_experts_per_tok);
     let time = trained.context(args.context)?;
@@ -92,6 +97,19 @@ pub fn run(args: InspectArgs, global: &Global) -> Result<()> {
         write_page(&report, directory)?;
     }
     print(&report, args.json, global)
+}
+
+/// Before the work: nothing that is to be written may replace what it is made from, or what is of another kind.
+fn check_outputs<'a>(args: &InspectArgs, texts: &Texts, models: impl Iterator<Item = &'a Trained>) -> Result<()> {
+    let mut inputs = texts.files();
+    inputs.extend(models.flat_map(Trained::files));
+    if let Some(log) = &args.routing_log {
+        check_place(log, &inputs)?;
+    }
+    if let Some(directory) = &args.out {
+        output::check(&directory.join(PAGE), "a routing report", is_page, &inputs)?;
+    }
+    Ok(())
 }
 
 fn print(report: &Report, json: bool, global: &Global) -> Result<()> {
@@ -112,10 +130,9 @@ fn print(report: &Report, json: bool, global: &Global) -> Result<()> {
 }
 
 fn write_page(report: &Report, directory: &Path) -> Result<()> {
-    let path = directory.join("index.html");
+    let path = directory.join(PAGE);
     let shown = path.display();
-    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    fs::write(&path, page(report)?).with_context(|| format!("cannot write {shown}"))?;
+    Draft::write(&path, page(report)?.as_bytes())?;
     log::info!("the report is in {shown}");
     Ok(())
 }

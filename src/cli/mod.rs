@@ -8,15 +8,21 @@ pub mod eval;
 pub mod export;
 pub mod inspect;
 mod manual;
+mod operands;
+pub mod resume;
+pub mod runs;
 pub mod sample;
 mod signals;
 pub mod train;
 
-use crate::checkpoint::{self, foreign, model_files};
+use crate::checkpoint::companions::Companions;
+use crate::checkpoint::foreign::{self, Foreign};
+use crate::checkpoint::{self, model_files};
 use crate::config::Config;
 use crate::error::{Failure, exit_code};
 use crate::model::transformer::Transformer;
 use crate::ops::{buffer, pool, simd};
+use crate::output;
 use crate::routing::log::{Header, MemoryHeader};
 use crate::terminal::{self, Colours, Phase, Verbosity};
 use crate::tokenizer::Tokenizer;
@@ -100,8 +106,12 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Train a model from a configuration file
+    /// Train a model from a configuration, on texts, or both
     Train(train::TrainArgs),
+    /// Continue a run
+    Resume(resume::ResumeArgs),
+    /// List runs and compare them
+    Runs(runs::RunsArgs),
     /// Sample text from a checkpoint, with a per-token expert log
     Sample(sample::SampleArgs),
     /// See what the router does and which tokens each expert gets
@@ -112,7 +122,7 @@ enum Command {
     Export(export::ExportArgs),
     /// Time training and sampling on this machine
     Bench(bench::BenchArgs),
-    /// Print the defaults, or check a configuration file
+    /// Print the defaults or a configuration that comes with the program, or check one
     Config(config::ConfigArgs),
     /// Print a script that completes commands in a shell
     Completions(manual::CompletionsArgs),
@@ -130,6 +140,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return refuse(&error),
     };
     terminal::init(cli.global.verbosity());
+    signals::survive_file_size_limits();
     signals::remove_display_at_end();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -139,7 +150,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             // Being interrupted is no error: it is what was asked for.
             terminal::clear();
             let label = if matches!(error.downcast_ref(), Some(Failure::Interrupted(_))) { "" } else { "error: " };
-            _ = writeln!(io::stderr(), "{label}{}", terminal::text(&format!("{error:#}")));
+            terminal::error(&format!("{label}{error:#}"));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -196,9 +207,12 @@ fn run(cli: Cli) -> Result<()> {
         }
         pool::set_threads(threads);
     }
+    pool::start_rayon();
     simd::check_environment()?;
     match cli.command {
         Command::Train(args) => train::run(args),
+        Command::Resume(args) => resume::run(args),
+        Command::Runs(args) => runs::run(args),
         Command::Sample(args) => sample::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args, &cli.global),
         Command::Eval(args) => eval::run(args, &cli.global),
@@ -229,6 +243,8 @@ struct Trained {
     tokenizer_sha256: String,
     /// The trainer's state, where the checkpoint has it.
     state: Option<TrainerState>,
+    /// What stands beside a model that transformers wrote.
+    companions: Option<Companions>,
 }
 
 impl Trained {
@@ -237,17 +253,23 @@ impl Trained {
         use sha2::{Digest, Sha256};
         let _phase = Phase::new("loading the model");
         let checkpoint = checkpoint::resolve(run)?;
-        let (model, tokenizer, state) = if foreign::is_foreign(&checkpoint) {
-            let (model, tokenizer) = foreign::load(&checkpoint)?;
-            (model, tokenizer, None)
+        let (model, tokenizer, state, companions) = if foreign::is_foreign(&checkpoint) {
+            let Foreign { model, tokenizer, companions, warnings } = foreign::load(&checkpoint)?;
+            warnings.iter().for_each(|warning| log::warn!("{}: {warning}", checkpoint.display()));
+            (model, tokenizer, None, Some(companions))
         } else {
             let files = checkpoint::load(&checkpoint)?;
             let (model, tokenizer) = model_files::load(&files)?;
             let state = files.get("trainer_state.json").ok().and_then(|json| serde_json::from_slice(json).ok());
-            (model, tokenizer, state)
+            (model, tokenizer, state, None)
         };
         let tokenizer_sha256 = format!("{:x}", Sha256::digest(tokenizer.to_json()?));
-        Ok(Self { checkpoint, model, tokenizer, tokenizer_sha256, state })
+        Ok(Self { checkpoint, model, tokenizer, tokenizer_sha256, state, companions })
+    }
+
+    /// What it was read from, which no output may replace.
+    fn files(&self) -> Vec<PathBuf> {
+        output::files_in(&self.checkpoint)
     }
 
     /// The configuration of the run that the checkpoint belongs to; none if it stands alone.
@@ -261,6 +283,16 @@ impl Trained {
         let Some(path) = run.filter(|path| path.exists()) else { return Ok(None) };
         // Over the defaults, so that a run of an older version is read, too.
         crate::config::load(&path, &[]).map(Some)
+    }
+
+    /// Says where the numbers are those of another text than the one in the files.
+    fn warn_of_normalized(&self, texts: usize) {
+        if let (Some(forms), 1..) = (self.tokenizer.normal_forms(), texts) {
+            log::warn!(
+                "the tokenizer puts text into the Unicode normal form {forms}: {texts} texts change, and are counted as \
+                 changed"
+            );
+        }
     }
 
     /// The length of windows to evaluate in: `wanted` tokens, or all of the model's positions.

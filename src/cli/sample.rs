@@ -2,20 +2,23 @@
 
 use super::{Global, Trained, whole};
 use crate::error::Failure;
-use crate::routing::log::{Entry, RoutingLog, Source};
+use crate::routing::log::{Entry, RoutingLog, Source, check_place};
 use crate::routing::{legend, paint};
 use crate::sample::generate::{Passed, Prompt, generate};
 use crate::sample::{SamplingOptions, Utf8Stream};
 use crate::terminal::{self, Colours, Phase};
+use crate::tokenizer::TextStream;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use std::fs;
-use std::io::{self, IsTerminal, Write};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
 
 /// All samples are drawn side by side, each with its own cache.
 const MAX_COUNT: usize = 1000;
+/// Far more than any context holds; a device without end, such as /dev/zero, is not read on.
+const MAX_PROMPT_BYTES: u64 = 16 << 20;
 
 #[derive(Debug, Args)]
 pub struct SampleArgs {
@@ -27,6 +30,9 @@ pub struct SampleArgs {
     /// Read the prompt from a file
     #[arg(long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
+    /// Take the prompt for text alone: recognise no special tokens by name, and put none in front
+    #[arg(long)]
+    no_special_tokens: bool,
     /// Maximum number of tokens to generate
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = whole::<usize>)]
     tokens: usize,
@@ -51,7 +57,7 @@ pub struct SampleArgs {
     /// Number of samples
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<usize>)]
     count: usize,
-    /// Log experts and gates of every token to a file (JSON lines)
+    /// Log experts and gates of every token to a file (JSON lines), FILE.partial until it is complete
     #[arg(long, value_name = "FILE")]
     routing_log: Option<PathBuf>,
     /// Colour each token by its first expert in this layer, or "none"
@@ -86,14 +92,19 @@ pub fn run(args: SampleArgs, global: &Global) -> Result<()> {
     }
     let text = args.prompt_text()?;
     let trained = Trained::load(&args.run)?;
+    trained.warn_of_normalized(usize::from(trained.tokenizer.normalized(&text) != text));
     let painted_layer = painted_layer(args.color_by, &trained, global)?;
     let mut log = match &args.routing_log {
-        Some(path) => Some(RoutingLog::create(path, &trained.log_header(&options))?),
+        Some(path) => {
+            let inputs: Vec<PathBuf> = trained.files().into_iter().chain(args.prompt_file.clone()).collect();
+            check_place(path, &inputs)?;
+            Some(RoutingLog::create(path, &trained.log_header(&options))?)
+        }
         None => None,
     };
     let mut writer = Writer::new(&args, &trained, painted_layer);
     writer.begin()?;
-    let prompt = Prompt { text: &text, tokens: args.tokens };
+    let prompt = Prompt { text: &text, plain: args.no_special_tokens, tokens: args.tokens };
     // A single sample shows by itself how far it is.
     let phase = (!writer.streams()).then(|| Phase::new("generating"));
     let outcome = generate(&trained.model, &trained.tokenizer, &prompt, &options, args.count, |passed| {
@@ -126,8 +137,15 @@ impl SampleArgs {
             (Some(text), _) => Ok(text.clone()),
             (None, Some(path)) => {
                 let name = path.display();
-                let bytes = fs::read(path)
-                    .map_err(|error| Failure::Usage(format!("cannot read the prompt {name}: {error}")))?;
+                let unreadable = |error| Failure::Usage(format!("cannot read the prompt {name}: {error}"));
+                let mut bytes = Vec::new();
+                let file = File::open(path).map_err(unreadable)?;
+                file.take(MAX_PROMPT_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+                if bytes.len() as u64 > MAX_PROMPT_BYTES {
+                    let message =
+                        format!("the prompt {name} has more than {MAX_PROMPT_BYTES} bytes; give its last part");
+                    return Err(Failure::Usage(message).into());
+                }
                 String::from_utf8(bytes).map_err(|error| {
                     Failure::Usage(format!("the prompt {name} is not UTF-8 text: {}", error.utf8_error())).into()
                 })
@@ -166,8 +184,8 @@ fn entry(passed: &Passed, trained: &Trained, count: usize) -> Entry {
 }
 
 /// One sample on its way to stdout.
-#[derive(Default)]
-struct Sample {
+struct Sample<'a> {
+    bytes: TextStream<'a>,
     stream: Utf8Stream,
     text: String,
     prompt_len: usize,
@@ -183,7 +201,7 @@ struct Writer<'a> {
     json: bool,
     /// Whether control characters are shown and not obeyed: where a person looks. To files and pipes text goes as it is.
     escapes: bool,
-    samples: Vec<Sample>,
+    samples: Vec<Sample<'a>>,
 }
 
 /// One line of `--json`.
@@ -199,7 +217,15 @@ struct JsonSample<'a> {
 
 impl<'a> Writer<'a> {
     fn new(args: &SampleArgs, trained: &'a Trained, painted_layer: Option<(usize, Colours)>) -> Self {
-        let samples = (0..args.count).map(|_| Sample::default()).collect();
+        let sample = |_| Sample {
+            bytes: TextStream::new(&trained.tokenizer),
+            stream: Utf8Stream::default(),
+            text: String::new(),
+            prompt_len: 0,
+            tokens: 0,
+            logprob: 0.0,
+        };
+        let samples = (0..args.count).map(sample).collect();
         let escapes = painted_layer.is_some() || io::stdout().is_terminal();
         Self { trained, painted_layer, json: args.json, escapes, samples }
     }
@@ -221,7 +247,7 @@ impl<'a> Writer<'a> {
     fn token(&mut self, passed: &Passed) -> Result<()> {
         let streams = self.streams();
         let sample = &mut self.samples[passed.sample];
-        let mut text = sample.stream.push(self.trained.tokenizer.token_bytes(passed.id));
+        let mut text = sample.stream.push(&sample.bytes.push(passed.id));
         if self.escapes && !self.json {
             text = terminal::text(&text).into_owned();
         }

@@ -3,7 +3,7 @@
 
 use crate::terminal;
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
@@ -30,6 +30,12 @@ fn is_ignored(signal: i32) -> bool {
         libc::sigaction(signal, std::ptr::null(), current.as_mut_ptr()) == 0
             && current.assume_init().sa_sigaction == libc::SIG_IGN
     }
+}
+
+/// A write beyond the limit on file sizes (`ulimit -f`) fails with a message, instead of ending the program by SIGXFSZ.
+pub fn survive_file_size_limits() {
+    // A handler that only takes note; without one, the program ends as it would have.
+    _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
 /// For jobs that have nothing to save: a signal ends the program as it would without this, after the progress display

@@ -1,11 +1,12 @@
 //! Reads a configuration: the file is laid over [`DEFAULTS`], then each `--set section.key=value`, one value at a
 //! time, so that every error names the line or the argument at fault. The defaults are the schema: a key that they
-//! lack is unknown, and a value must have the type that it has there.
+//! lack is unknown, and a value must have the type that it has there. One string or number stands for a list of one.
 
 use super::Config;
 use super::validate::violations;
 use crate::error::Failure;
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -40,35 +41,99 @@ impl Default for Config {
     }
 }
 
+/// A configuration as it is written, with settings that the program itself lays over it.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    text: Cow<'static, str>,
+    /// Where the text came from, for errors.
+    origin: String,
+    /// `section.key=value`, as behind `--set`.
+    settings: Vec<String>,
+}
+
+impl Draft {
+    pub fn new(text: impl Into<Cow<'static, str>>, origin: impl Into<String>) -> Self {
+        Self { text: text.into(), origin: origin.into(), settings: Vec::new() }
+    }
+
+    /// The file at `path`.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] when it cannot be read, or is no configuration at first sight.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        Ok(Self::new(read(path)?, path.display().to_string()))
+    }
+
+    /// Gives one more key another value.
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.settings.push(format!("{key}={}", value.into()));
+    }
+
+    /// The whole configuration, with `--set` arguments `overrides` over it.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for TOML that does not parse, an unknown key, a value of the wrong type (the first one), and
+    /// combinations that cannot work (all of them, one per line).
+    pub fn resolve(&self, overrides: &[String]) -> anyhow::Result<Config> {
+        let Self { text, origin, settings } = self;
+        let mut sections: Sections = toml::from_str(DEFAULTS)?;
+        for (offset, key, value) in values_in_order(text, origin, &sections)? {
+            let place = format!("{origin}:{}", line_of(text, offset));
+            apply(&mut sections, Setting { key, value, place })?;
+        }
+        for setting in settings {
+            let setting = parse_setting(setting, origin.clone())?;
+            apply(&mut sections, setting)?;
+        }
+        let inherited = violations(&typed(&sections)?);
+        let mut blamed = BTreeMap::new();
+        for argument in overrides {
+            let setting = parse_setting(argument, format!("--set {argument}"))?;
+            blamed.insert(setting.key.clone(), setting.place.clone());
+            apply(&mut sections, setting)?;
+        }
+        let config = typed(&sections)?;
+        let place = |problem: &String| match &inherited {
+            inherited if inherited.contains(problem) => origin.clone(),
+            _ => places(problem, &blamed).unwrap_or_else(|| origin.clone()),
+        };
+        match violations(&config) {
+            problems if problems.is_empty() => Ok(config),
+            problems => usage(problems.iter().map(|p| format!("{}: {p}", place(p))).collect::<Vec<_>>().join("\n")),
+        }
+    }
+}
+
 /// Reads, resolves and validates the configuration file at `path` with `--set` arguments `overrides`.
 ///
 /// # Errors
-/// [`Failure::Usage`] when the file cannot be read, or is refused by [`parse`].
+/// As [`Draft::read`] and [`Draft::resolve`].
 pub fn load(path: &Path, overrides: &[String]) -> anyhow::Result<Config> {
-    parse(&read(path)?, &path.display().to_string(), overrides)
+    Draft::read(path)?.resolve(overrides)
 }
 
 /// As [`load`], on text that came from `origin` (a name for errors).
 ///
 /// # Errors
-/// [`Failure::Usage`] for TOML that does not parse, an unknown key, a value of the wrong type (the first one), and
-/// combinations that cannot work (all of them, one a line).
+/// As [`Draft::resolve`].
 pub fn parse(text: &str, origin: &str, overrides: &[String]) -> anyhow::Result<Config> {
-    let mut sections: Sections = toml::from_str(DEFAULTS)?;
-    for (offset, key, value) in values_in_order(text, origin, &sections)? {
-        let place = format!("{origin}:{}", line_of(text, offset));
-        apply(&mut sections, Setting { key, value, place })?;
-    }
-    for argument in overrides {
-        let setting = parse_override(argument, &sections)?;
-        apply(&mut sections, setting)?;
-    }
+    Draft::new(text.to_owned(), origin).resolve(overrides)
+}
+
+fn typed(sections: &Sections) -> anyhow::Result<Config> {
     let mut config = Config::deserialize(Value::try_from(sections)?)?;
     config.model.resolve();
-    match violations(&config) {
-        problems if problems.is_empty() => Ok(config),
-        problems => usage(problems.iter().map(|p| format!("{origin}: {p}")).collect::<Vec<_>>().join("\n")),
-    }
+    Ok(config)
+}
+
+/// The places that gave values to the keys that a problem mentions; all of `blamed` where it mentions none of them.
+fn places(problem: &str, blamed: &BTreeMap<String, String>) -> Option<String> {
+    let part_of_a_key = |character: char| character.is_ascii_alphanumeric() || "._".contains(character);
+    let mentions = |key: &str| problem.split(|character| !part_of_a_key(character)).any(|word| word == key);
+    let mentioned: Vec<&str> =
+        blamed.iter().filter(|(key, _)| mentions(key)).map(|(_, place)| place.as_str()).collect();
+    let places = if mentioned.is_empty() { blamed.values().map(String::as_str).collect() } else { mentioned };
+    (!places.is_empty()).then(|| places.join(", "))
 }
 
 fn usage<T>(message: String) -> anyhow::Result<T> {
@@ -129,24 +194,13 @@ fn line_of(text: &str, offset: usize) -> usize {
 
 /// Reads `section.key=value`. The value is TOML or, when it does not parse as TOML, a plain string, so that neither
 /// `--set router.balance=bias` nor `--set data.sources=talks.txt` needs quotes within quotes.
-fn parse_override<'a>(argument: &'a str, sections: &Sections) -> anyhow::Result<Setting<'a>> {
-    let place = format!("--set {argument}");
-    let Some((key, value)) = argument.split_once('=') else {
+fn parse_setting(setting: &str, place: String) -> anyhow::Result<Setting<'_>> {
+    let Some((key, value)) = setting.split_once('=') else {
         return usage(format!("{place}: expected section.key=value"));
     };
     let plain = || Spanned::new(0..value.len(), DeValue::String(value.into()));
-    let mut value = DeValue::parse(value.trim()).unwrap_or_else(|_| plain());
-    if matches!(default_of(key.trim(), sections), Some(Value::Array(_))) && value.get_ref().is_str() {
-        let mut array = DeArray::new();
-        array.push(value);
-        value = Spanned::new(0..0, DeValue::Array(array));
-    }
+    let value = DeValue::parse(value.trim()).unwrap_or_else(|_| plain());
     Ok(Setting { key: key.trim().to_string(), value, place })
-}
-
-fn default_of<'a>(key: &str, sections: &'a Sections) -> Option<&'a Value> {
-    let (section, key) = key.split_once('.')?;
-    sections.get(section)?.get(key)
 }
 
 /// Puts one value in the place of the default, or of an earlier value, which has the same type.
@@ -168,7 +222,12 @@ fn apply(sections: &mut Sections, Setting { key, value, place }: Setting) -> any
 
 /// `value`, if its type is that of `model`; an integer also serves where a float stands. The type is looked at before
 /// the value is converted, so nothing nested is ever walked.
-fn typed_like(model: &Value, value: Spanned<DeValue>) -> Result<Value, String> {
+fn typed_like(model: &Value, mut value: Spanned<DeValue>) -> Result<Value, String> {
+    if model.is_array() && (value.get_ref().is_str() || value.get_ref().is_integer()) {
+        let mut list = DeArray::new();
+        list.push(value);
+        value = Spanned::new(0..0, DeValue::Array(list));
+    }
     let given = value.get_ref();
     let holds_one_type = |items: &DeArray| {
         items.iter().all(|item| item.get_ref().is_str()) || items.iter().all(|item| item.get_ref().is_integer())
@@ -338,8 +397,8 @@ mod tests {
             ("[optimizer]\nbeta1 = '0.9'", "2: optimizer.beta1: expected a number, found string"),
             ("[tokenizer]\npath = []", "2: tokenizer.path: expected a string, found array"),
             (
-                "[data]\nsources = 'a'",
-                "2: data.sources: expected an array of strings or of whole numbers, found string",
+                "[data]\nsources = true",
+                "2: data.sources: expected an array of strings or of whole numbers, found boolean",
             ),
             ("[data]\nsources = [1]", "2: data.sources: invalid type: integer `1`, expected a string"),
             (
@@ -397,11 +456,41 @@ mod tests {
 
     #[test]
     fn impossible_combinations_are_refused_with_the_name_of_the_file() {
-        let error = error_of("", &["model.num_experts=1"]);
+        let error = error_of("[model]\nnum_experts = 1", &[]);
         let lines: Vec<_> = error.lines().collect();
         assert!(lines[0].starts_with("configs/x.toml: data.sources is empty"), "{error}");
         assert!(lines[1].starts_with("configs/x.toml: model.num_experts_per_tok = 2 is more than"), "{error}");
         assert_eq!(lines.len(), 2);
+    }
+
+    #[test]
+    fn an_override_that_makes_a_combination_impossible_is_named_instead_of_the_file() {
+        let file = "[data]\nsources = 'a'\n[train]\nbatch_size = 0\n";
+        let error = error_of(file, &["model.num_experts=1", "train.seed=3"]);
+        let lines: Vec<_> = error.lines().collect();
+        assert!(lines[0].starts_with("--set model.num_experts=1: model.num_experts_per_tok = 2 is more"), "{error}");
+        assert!(lines[1].starts_with("configs/x.toml: train.batch_size = 0"), "{error}");
+        assert_eq!(lines.len(), 2);
+        // Two of them together, the last value of a key, and a problem that the file had otherwise.
+        let both = ["model.num_experts=8", "model.num_experts_per_tok=4", "model.num_experts=3"];
+        let error = error_of("data.sources = 'a'", &both);
+        let expected = "--set model.num_experts=3, --set model.num_experts_per_tok=4: model.num_experts_per_tok = 4 is";
+        assert!(error.starts_with(expected), "{error}");
+        let error = error_of("data.sources = 'a'\nmodel.num_experts = 1", &["model.num_experts_per_tok=5"]);
+        assert!(error.starts_with("--set model.num_experts_per_tok=5: model.num_experts_per_tok = 5 is"), "{error}");
+        let error = error_of("data.sources = 'a'", &["data.sources=[]"]);
+        assert!(error.starts_with("--set data.sources=[]: data.sources is empty"), "{error}");
+    }
+
+    #[test]
+    fn one_value_stands_for_a_list_of_one() {
+        for (text, overrides) in [("[data]\nsources = 'talks'\n", &[][..]), ("", &["data.sources=talks"])] {
+            assert_eq!(with_overrides(text, overrides).unwrap().data.sources, ["talks"]);
+        }
+        let config = with_overrides("data.sources = 'a'\n[model]\nmemory_layers = 1\nmemory_slots = 500", &[]).unwrap();
+        assert_eq!(config.model.memory_layers, [1]);
+        let message = "configs/x.toml:1: model.memory_layers: invalid type: string \"one\", expected usize";
+        assert_eq!(error_of("model.memory_layers = 'one'", &[]), message);
     }
 
     #[test]

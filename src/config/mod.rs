@@ -2,13 +2,15 @@
 //! explanations live; a user's file is laid over it ([`load()`]), then checked as a whole.
 
 mod load;
+pub mod shipped;
 mod validate;
 
-pub use load::{DEFAULTS, load, parse};
+pub use load::{DEFAULTS, Draft, load, parse};
 pub use validate::estimated_parameters;
 
 use crate::ops::gemm::Precision;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// A whole configuration: every key has a value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,10 +24,37 @@ pub struct Config {
     pub train: TrainConfig,
 }
 
+impl Config {
+    /// Tokens of an optimizer step.
+    pub fn tokens_per_step(&self) -> usize {
+        self.train.batch_size * self.train.gradient_accumulation_steps * self.model.max_position_embeddings
+    }
+
+    /// Makes the paths of texts and tokenizer independent of the current directory: where `data.directory` is empty it
+    /// becomes `directory`. That may be empty as well, and then nothing changes.
+    pub fn anchor(&mut self, directory: &str) {
+        let data = &mut self.data;
+        if data.directory.is_empty() {
+            data.directory = directory.into();
+        } else if let Ok(absolute) = std::path::absolute(&data.directory)
+            && let Some(absolute) = absolute.to_str()
+        {
+            data.directory = absolute.into();
+        }
+        if !self.tokenizer.path.is_empty()
+            && let Some(path) = Path::new(&data.directory).join(&self.tokenizer.path).to_str()
+        {
+            self.tokenizer.path = path.into();
+        }
+    }
+}
+
 /// Where text comes from and how it is split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
+    #[serde(default)]
+    pub directory: String,
     pub sources: Vec<String>,
     pub keep_timestamps: bool,
     #[serde(default = "text_column")]
@@ -140,7 +169,7 @@ impl ModelConfig {
         layers.iter().all(|&layer| layer < self.num_hidden_layers) && layers.is_sorted_by(|a, b| a < b)
     }
 
-    /// What the orders of a memory's n-grams must be, if they are something else.
+    /// What is wrong with the orders of the memories' n-grams; none if they are valid.
     pub fn bad_memory_ngrams(&self) -> Option<&'static str> {
         let orders = &self.memory_ngrams;
         let fit = !orders.is_empty()
@@ -258,7 +287,6 @@ pub struct TrainConfig {
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
-    use std::path::Path;
     use toml::Table;
 
     /// The files in configs/ by name, each with its text and what it resolves to.

@@ -348,6 +348,8 @@ const F32_LARGEST: f64 = f32::MAX as f64;
 const MAX_SPIKE_WINDOW: usize = 100_000;
 /// The most parameters that this program trains: with gradients and AdamW's two moments, 64 GB in f32.
 const MAX_PARAMETERS: f64 = 4e9;
+/// The most tensors of a model: names and shapes of twice as many, AdamW's moments, still fit in a safetensors header.
+pub(crate) const MAX_TENSORS: usize = 50_000;
 /// The most tokens in a micro-batch: their activations alone are gigabytes.
 const MAX_BATCH_TOKENS: f64 = (1u64 << 24) as f64;
 /// The most tokens in a run: every count of them stays exact in JSON.
@@ -368,6 +370,14 @@ fn sizes(rules: &mut Rules, config: &Config) {
             MAX_PARAMETERS / 1e9
         ),
     );
+    let tensors = estimated_tensors(m);
+    rules.refuse(
+        tensors > MAX_TENSORS as f64,
+        format!(
+            "[model] asks for about {tensors:.0} tensors, three for each expert; checkpoints hold {MAX_TENSORS} at most: \
+             make model.num_experts or model.num_hidden_layers smaller"
+        ),
+    );
     let batch_tokens = t.batch_size as f64 * m.max_position_embeddings as f64;
     rules.refuse(
         batch_tokens > MAX_BATCH_TOKENS,
@@ -386,6 +396,11 @@ fn sizes(rules: &mut Rules, config: &Config) {
             t.max_steps, t.gradient_accumulation_steps
         ),
     );
+}
+
+/// About how many tensors a checkpoint of the model has, at most: each expert has three, each layer ten or so besides.
+fn estimated_tensors(m: &ModelConfig) -> f64 {
+    m.num_hidden_layers as f64 * (3.0 * (m.num_experts + m.n_shared_experts) as f64 + 16.0)
 }
 
 /// About how many parameters the model has; norms are left out, and a vocabulary that is not known yet counts as

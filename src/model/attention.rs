@@ -201,7 +201,7 @@ impl AttentionOp {
         let chunk = norm::PARTIAL_ROWS;
         let tasks = self.pass.tokens().div_ceil(chunk);
         let gains: usize = layer.qk_norm.iter().flatten().map(ExactSizeIterator::len).sum();
-        // Without a norm the tasks have a place all the same, which stays empty.
+        // Every task gets a slice of `partial`; without a norm it is a single zero.
         let place = gains.max(1);
         let mut partial = Buffer::zeros(tasks * place);
         let rows = dqkv.chunks_mut(chunk * width).zip(partial.chunks_exact_mut(place));

@@ -35,7 +35,7 @@ struct Cache {
 /// What the model says about the tokens that it was given.
 #[derive(Default)]
 pub struct Step {
-    /// The new tokens' routing, one entry a MoE layer, without losses; tokens of one sequence after the other.
+    /// The new tokens' routing, one entry per MoE layer, without losses; tokens of one sequence after the other.
     pub routing: Vec<Routing>,
     /// What the new tokens read, one entry a memory; in the same order.
     pub readings: Vec<Reading>,

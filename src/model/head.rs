@@ -11,8 +11,8 @@ use candle_core::{Result, Tensor, bail};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-/// Looks tokens up in the embedding matrix. `anchor` is a tensor of no meaning that candle tracks in training, so that
-/// the gradient's way ends here.
+/// Looks tokens up in the embedding matrix. candle runs a backward pass only for what depends on a tensor that it tracks;
+/// weights are not tensors here, so `anchor`, whose value is never used, is tracked in their place.
 pub fn embed(
     anchor: &Tensor,
     parameters: &Arc<Parameters>,

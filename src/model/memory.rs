@@ -95,7 +95,7 @@ impl Memory {
         self.orders.len() * self.width
     }
 
-    /// Weights that a token reads at its place, and those that it leaves alone.
+    /// Weights of the tables that a token does not read.
     pub fn idle(&self) -> usize {
         self.tables.len() - self.channels()
     }

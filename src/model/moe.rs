@@ -1,6 +1,6 @@
 //! The feed-forward sub-layer as one operation: x + dropout(sum_k gate_k expert_k(h) + shared(h)) with h = norm(x).
 //!
-//! The router chooses K experts a token; (token, expert) pairs are sorted by expert, so that each expert multiplies
+//! The router chooses K experts per token; (token, expert) pairs are sorted by expert, so that each expert multiplies
 //! its tokens in one go (dropless, Gale et al. 2022); the results go back to their tokens. A dense layer is the same
 //! sub-layer with nothing but a shared expert.
 

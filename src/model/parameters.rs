@@ -132,8 +132,8 @@ impl Parameters {
         self.gradients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The stretches of the flat buffer that are not tables. All others of a table's numbers than those in
-    /// [`Self::touched`] have a gradient of 0.
+    /// The stretches of the flat buffer that are not tables. In a table, only the rows in [`Self::touched`] have a gradient
+    /// other than 0.
     pub fn dense(&self) -> Vec<Range<usize>> {
         let mut stretches: Vec<Range<usize>> = Vec::new();
         for Parameter { range, .. } in self.list.iter().filter(|parameter| parameter.kind != Kind::Table) {

@@ -1,7 +1,7 @@
 //! The router: which experts serve a token, and with what weight. This is the file to edit for a new idea about
 //! routing; everything around it (dispatch, experts, logging, inspection) reads the [`Routing`] that it returns.
 //!
-//! In: scores of every expert for every token, computed in f32. Out: K experts a token, their gates, the full
+//! In: scores of every expert for every token, computed in f32. Out: K experts per token, their gates, the full
 //! probabilities and the two losses that keep the router healthy.
 //!
 //! - softmax top-k: Shazeer et al. 2017; Fedus et al. 2021 (Switch, K = 1); Jiang et al. 2024 (Mixtral).

@@ -58,7 +58,7 @@ impl std::fmt::Display for Station {
 /// What a run through the model gives.
 pub struct Output {
     pub loss: Loss,
-    /// One entry a MoE layer.
+    /// One entry per MoE layer.
     pub routing: Vec<Arc<Routing>>,
     /// One entry a memory.
     pub readings: Vec<Arc<Reading>>,
@@ -67,7 +67,7 @@ pub struct Output {
 /// What the layers make of the residual stream.
 pub struct Passage {
     pub x_ND: Tensor,
-    /// One entry a MoE layer on the way.
+    /// One entry per MoE layer on the way.
     pub routing: Vec<Arc<Routing>>,
     /// One entry a memory on the way.
     pub readings: Vec<Arc<Reading>>,
@@ -141,8 +141,8 @@ impl Transformer {
         [Station::Embedding].into_iter().chain(self.layers.iter().enumerate().flat_map(of_layer))
     }
 
-    /// The way of the residual stream through all sub-layers behind `start`, given what it is there. `watch` sees it after
-    /// each.
+    /// Runs the residual stream, which is `x_ND` at `start`, through all sub-layers behind `start`. `watch` sees it after
+    /// each of them.
     pub fn sub_layers(
         &self,
         start: Station,

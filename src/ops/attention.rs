@@ -1,9 +1,9 @@
-//! Causal softmax attention for grouped queries, one (sequence, key/value head) a task. Scores exist for a block of
+//! Causal softmax attention for grouped queries, one (sequence, key/value head) per task. Scores exist for a block of
 //! query rows at a time; the backward pass computes them again from the log-sum-exp (Dao et al. 2022,
 //! "FlashAttention").
 //!
-//! Heads stay where projections put them and look for them: a row of `qkv` holds a position's H query heads, G key
-//! heads and G value heads, C numbers each, already turned by RoPE; a row of `out` its H outputs.
+//! Heads are read and written where the projections have them, without copies: a row of `qkv` holds a position's H query
+//! heads, G key heads and G value heads, C numbers each, already turned by RoPE; a row of `out` its H outputs.
 
 use super::buffer::Buffer;
 use super::dropout::Dropout;

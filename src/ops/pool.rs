@@ -87,6 +87,17 @@ pub fn keep_candle_on_one_thread() {
     }
 }
 
+/// Makes rayon's pool, which candle and the tokenizers use, with as many threads as this one. Left to itself, rayon
+/// panics where the system gives it none; then the calling thread does all of its work. To be called once, from the
+/// program's main thread.
+pub fn start_rayon() {
+    let pool = || rayon::ThreadPoolBuilder::new();
+    if pool().num_threads(threads()).build_global().is_err() {
+        // It fails again where there is a pool already, which is as good.
+        _ = pool().num_threads(1).use_current_thread().build_global();
+    }
+}
+
 /// The number of threads in use, the calling one included.
 pub fn threads() -> usize {
     lock(&pool().state).limit

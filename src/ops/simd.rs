@@ -81,7 +81,7 @@ fn chosen() -> (pulp::Arch, Path) {
     })
 }
 
-/// Whether the path that the environment asks for is to be had.
+/// Whether the path that the environment asks for is available.
 ///
 /// # Errors
 /// [`Failure::Usage`] where it is unknown or this CPU lacks it.
@@ -89,7 +89,7 @@ pub fn check_environment() -> anyhow::Result<()> {
     match std::env::var("TINYMOE_SIMD") {
         Ok(asked) if asked != path().name() => {
             let name = path().name();
-            Err(Failure::Usage(format!("TINYMOE_SIMD={asked} is not to be had on this CPU; it would take {name}"))
+            Err(Failure::Usage(format!("TINYMOE_SIMD={asked} is not available on this CPU, which would need {name}"))
                 .into())
         }
         _ => Ok(()),

@@ -6,12 +6,13 @@
 //! ```
 
 use crate::model::memory::Reading;
+use crate::{fault, output};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::fs::File;
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a token read from one memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,14 +97,43 @@ pub struct Entry {
 pub struct RoutingLog<W: Write> {
     out: BufWriter<W>,
     name: String,
+    /// The file's name until it is finished, and then.
+    names: Option<[PathBuf; 2]>,
+}
+
+/// Refuses to write a log at `path` if a file of another kind stands there, or one of `inputs`.
+///
+/// # Errors
+/// [`crate::error::Failure::Usage`]
+pub fn check_place(path: &Path, inputs: &[PathBuf]) -> Result<()> {
+    let is_log = |start: &[u8]| start.starts_with(START);
+    output::check(path, "a routing log", is_log, inputs)?;
+    if output::is_stream(path) { Ok(()) } else { output::check(&partial(path), "a routing log", is_log, inputs) }
+}
+
+/// What every log starts with.
+const START: &[u8] = br#"{"header":{"model":{"#;
+
+/// The name of a log that is not finished.
+fn partial(path: &Path) -> PathBuf {
+    let mut name = output::behind_links(path).into_os_string();
+    name.push(".partial");
+    name.into()
 }
 
 impl RoutingLog<File> {
-    /// Creates or overwrites the file at `path`.
+    /// Begins the log `path.partial`, which [`RoutingLog::finish`] gives its name: a process that is killed leaves there
+    /// what it has written, and an earlier log at `path` as it was. What is a pipe or a device is written to directly.
     pub fn create<S: Serialize>(path: &Path, header: &Header<S>) -> Result<Self> {
         let name = path.display().to_string();
-        let file = File::create(path).with_context(|| format!("cannot create the routing log {name}"))?;
-        Self::new(file, name, header)
+        let names = (!output::is_stream(path)).then(|| [partial(path), output::behind_links(path)]);
+        fault::system_call();
+        let file = match &names {
+            Some([partial, _]) => File::create(partial),
+            None => OpenOptions::new().append(true).open(path),
+        };
+        let file = file.with_context(|| format!("cannot create the routing log {name}"))?;
+        Ok(Self { names, ..Self::new(file, name, header)? })
     }
 }
 
@@ -113,7 +143,7 @@ impl<W: Write> RoutingLog<W> {
         struct Line<'a, S> {
             header: &'a Header<S>,
         }
-        let mut log = Self { out: BufWriter::new(out), name };
+        let mut log = Self { out: BufWriter::new(out), name, names: None };
         log.line(&Line { header })?;
         Ok(log)
     }
@@ -122,9 +152,16 @@ impl<W: Write> RoutingLog<W> {
         self.line(entry)
     }
 
-    /// Writes out what is buffered. Without it, an error in the last lines would pass unseen.
+    /// Writes out what is buffered, and gives the file its name. Without it, an error in the last lines would pass
+    /// unseen.
     pub fn finish(mut self) -> Result<()> {
-        self.out.flush().with_context(|| format!("cannot write the routing log {}", self.name))
+        let mut finish = || {
+            fault::system_call();
+            self.out.flush()?;
+            fault::system_call();
+            self.names.as_ref().map_or(Ok(()), |[partial, whole]| fs::rename(partial, whole))
+        };
+        finish().with_context(|| format!("cannot write the routing log {}", self.name))
     }
 
     fn line(&mut self, line: &impl Serialize) -> Result<()> {
@@ -269,6 +306,39 @@ mod tests {
         assert_eq!((&read.model, &read.layers), (&header().model, &header().layers));
         assert_eq!(serde_json::from_value::<SamplingOptions>(read.sampling).unwrap(), header().sampling);
         assert_eq!(entries, [entry(), generated]);
+    }
+
+    #[test]
+    fn a_log_has_another_name_until_it_is_finished_and_replaces_nothing_but_logs() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let path = at("log.jsonl");
+        let write = |count: usize| {
+            check_place(&path, &[]).unwrap();
+            let mut log = RoutingLog::create(&path, &header()).unwrap();
+            (0..count).for_each(|_| log.write(&entry()).unwrap());
+            log
+        };
+        write(1).finish().unwrap();
+        // Given up: the earlier one stands, and what was written is beside it.
+        drop(write(3));
+        assert_eq!(read_log(&path).unwrap().1.len(), 1);
+        assert_eq!(read_log(&at("log.jsonl.partial")).unwrap().1.len(), 3);
+        write(2).finish().unwrap();
+        assert_eq!(read_log(&path).unwrap().1.len(), 2);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        // Of another kind, under either name; and a log that is read.
+        fs::write(at("weights"), "numbers").unwrap();
+        fs::write(at("new.jsonl.partial"), "numbers").unwrap();
+        for (name, inputs, why) in [
+            ("weights", vec![], "is not a routing log"),
+            ("new.jsonl", vec![], "new.jsonl.partial exists already and is not a routing log"),
+            ("log.jsonl", vec![path.clone()], "is being read"),
+        ] {
+            let error = check_place(&at(name), &inputs).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        assert_eq!(fs::read(at("weights")).unwrap(), b"numbers");
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub use excerpt::{domains_of, excerpt_positions};
 pub use history::history;
 pub use importance::{Knockouts, knock_out, knockout_passes};
 pub use load::load;
-pub use page::page;
+pub use page::{is_page, page};
 pub use palette::{expert_colour, legend, paint};
 pub use report::{Context, Report, RunFacts, Traced};
 pub use saturation::{CheckpointSaturation, Saturation, overlap};

@@ -7,6 +7,8 @@ use serde_json::{Number, Value};
 
 const FRAME: &str = include_str!("page/index.html");
 const STYLE: &str = include_str!("page/style.css");
+/// The line of the frame that names what made it.
+const GENERATOR: &str = r#"<meta name="generator" content="tinymoe">"#;
 /// In the order in which they build on each other.
 const SCRIPTS: [&str; 9] = [
     include_str!("page/dom.js"),
@@ -36,6 +38,13 @@ pub fn page(report: &Report) -> Result<String> {
     Ok(page.replacen("/*DATA*/", &data, 1))
 }
 
+/// Whether a file with this start is a page of [`page`], of this version or an earlier one.
+pub fn is_page(start: &[u8]) -> bool {
+    let start = String::from_utf8_lossy(start);
+    let marks = [GENERATOR, "<!-- Nothing may be loaded from anywhere: the file is all there is. -->"];
+    marks.iter().any(|mark| start.contains(mark))
+}
+
 /// Rounds all numbers that are not integers.
 fn shorten(value: &mut Value) {
     match value {
@@ -54,6 +63,12 @@ fn shorten(value: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_is_told_by_its_frame() {
+        assert!(FRAME.contains(GENERATOR) && is_page(&FRAME.as_bytes()[..600]));
+        assert!(!is_page(b"<!doctype html><title>Routing report</title>") && !is_page(b"\xff\xfe"));
+    }
 
     #[test]
     fn numbers_are_cut_to_four_digits_and_integers_and_text_left_alone() {

@@ -12,7 +12,7 @@ const WIDTH: usize = 100;
 /// Facts that lead.
 const LEAD: usize = 3;
 /// Columns of a layer's loads.
-const BARS: usize = 24;
+const BARS: usize = 16;
 /// Columns of a class's or domain's name.
 const NAME: usize = 24;
 /// Lines and columns for the names of a layer's experts.
@@ -110,30 +110,30 @@ fn introduction(report: &Report) -> String {
     out
 }
 
-/// A column of the table of layers: its head, its width, and a layer's entry.
-type Column = (&'static str, usize, fn(&LayerReport) -> String);
+/// A column of the table of layers: its head in two lines, its width, and a layer's entry.
+type Column = ([&'static str; 2], usize, fn(&LayerReport) -> String);
 
 /// Those that mean something in any model with several experts.
 const GATE_COLUMNS: [Column; 3] = [
-    ("first gate", 10, |layer| format!("{:.2}", layer.gate.mean_by_rank.first().copied().unwrap_or(0.0))),
-    ("effective experts", 17, |layer| format!("{:.1}", layer.gate.router_entropy.exp())),
-    ("same as previous", 16, |layer| {
+    (["first", "gate"], 5, |layer| format!("{:.2}", layer.gate.mean_by_rank.first().copied().unwrap_or(0.0))),
+    (["effective", "experts"], 9, |layer| format!("{:.1}", layer.gate.router_entropy.exp())),
+    (["same as", "previous"], 9, |layer| {
         format!("{:.0}% ({:.0}%)", 100.0 * layer.repetition.first, 100.0 * layer.repetition.first_expected)
     }),
 ];
 /// And those that need a choice: where every token has all experts, they are the same for every model.
 const CHOICE_COLUMNS: [Column; 5] = [
-    ("busiest", 7, |layer| format!("{:.2}x", layer.load.max_over_uniform)),
-    ("evenness", 8, |layer| format!("{:.3}", layer.load.entropy)),
-    ("close", 5, |layer| percent_of(layer.gate.close)),
-    ("domain", 6, |layer| percent_of(layer.domains.explained)),
-    ("kind", 4, |layer| percent_of(layer.classes.explained)),
+    (["", "busiest"], 7, |layer| format!("{:.2}x", layer.load.max_over_uniform)),
+    (["", "evenness"], 8, |layer| format!("{:.3}", layer.load.entropy)),
+    (["", "close"], 5, |layer| percent_of(layer.gate.close)),
+    (["", "domain"], 6, |layer| percent_of(layer.domains.explained)),
+    (["", "kind"], 4, |layer| percent_of(layer.classes.explained)),
 ];
 
 fn percent_of(share: Option<f64>) -> String {
     match share {
         None => "-".into(),
-        Some(share) if share < 0.1 => format!("{:.1}%", 100.0 * share),
+        Some(share) if share < 0.0995 => format!("{:.1}%", 100.0 * share),
         Some(share) => format!("{:.0}%", 100.0 * share),
     }
 }
@@ -145,16 +145,20 @@ fn layers(report: &Report) -> String {
     let width = bars.max(4);
     let choices = if chooses { &CHOICE_COLUMNS[..] } else { &[] };
     let shown: Vec<&Column> = choices.iter().take(2).chain(&GATE_COLUMNS).chain(choices.iter().skip(2)).collect();
-    let mut out = format!("layer  {:width$}", if chooses { "load" } else { "" });
-    shown.iter().for_each(|(head, width, _)| out += &format!("  {head:>width$}"));
-    out.push('\n');
+    let load = if chooses { "load" } else { "" };
+    let mut out = String::new();
+    for (line, [layer, load]) in [["", ""], ["layer", load]].into_iter().enumerate() {
+        out += &format!("{layer:5}  {load:width$}");
+        shown.iter().for_each(|(heads, width, _)| out += &format!("  {:>width$}", heads[line]));
+        out.push('\n');
+    }
     for layer in &report.layers {
         let load = if chooses { sparkline(&layer.load.share, bars) } else { String::new() };
         out += &format!("{:>5}  {load:width$}", layer.layer);
         shown.iter().for_each(|(_, width, of)| out += &format!("  {:>width$}", of(layer)));
         match layer.load.dead.len() {
             0 => {}
-            dead => out += &format!("  {dead} dead"),
+            dead => out += &format!(" {dead} dead"),
         }
         out.push('\n');
     }

@@ -8,13 +8,30 @@ use crate::model::router::Routing;
 use crate::model::transformer::Transformer;
 use crate::random::Stream;
 use crate::routing::log::{Recall, Source};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{TextStream, Tokenizer};
 use anyhow::Result;
 
 /// What to continue, and by how many tokens at most.
 pub struct Prompt<'a> {
     pub text: &'a str,
+    /// Takes the text for text alone: no special token is recognised in it, and none put in front.
+    pub plain: bool,
     pub tokens: usize,
+}
+
+impl<'a> Prompt<'a> {
+    pub fn new(text: &'a str, tokens: usize) -> Self {
+        Self { text, plain: false, tokens }
+    }
+
+    /// Never empty: where there is no prompt, a text begins.
+    fn ids(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let mut ids = if self.plain { tokenizer.encode(self.text)? } else { tokenizer.encode_prompt(self.text)? };
+        if ids.is_empty() {
+            ids.push(tokenizer.roles().begins.or(tokenizer.end_of_text()).unwrap_or(0));
+        }
+        Ok(ids)
+    }
 }
 
 /// One token after it has passed through the model.
@@ -63,8 +80,8 @@ impl Passed<'_> {
 }
 
 /// Draws `count` continuations of a prompt and shows every token, prompt included, to `observe`. A sample ends with
-/// the end-of-text token or after `prompt.tokens` tokens. Where the context is full, the model goes on with the second
-/// half of it. An empty prompt starts after an end of text.
+/// a token that ends texts or after `prompt.tokens` tokens. Where the context is full, the model goes on with the second
+/// half of it. An empty prompt starts after the token that begins texts.
 pub fn generate(
     model: &Transformer,
     tokenizer: &Tokenizer,
@@ -73,10 +90,7 @@ pub fn generate(
     count: usize,
     mut observe: impl FnMut(&Passed) -> Result<()>,
 ) -> Result<()> {
-    let mut prompt_ids = tokenizer.encode(prompt.text)?;
-    if prompt_ids.is_empty() {
-        prompt_ids.push(tokenizer.end_of_text().unwrap_or(0));
-    }
+    let prompt_ids = prompt.ids(tokenizer)?;
     let mut context = Context::new(model, prompt_ids.len().saturating_add(prompt.tokens));
     let mut logits_SV = context.read_prompt(&prompt_ids, count, &mut observe)?;
     context.decoder = context.decoder.repeat(count);
@@ -99,7 +113,7 @@ pub fn generate(
             observe(&Passed { sample, index, id, source: Source::Generated, logprob, routing, readings, row: sample })?;
         }
         for (ended, &id) in ended.iter_mut().zip(&ids) {
-            *ended |= Some(id) == tokenizer.end_of_text();
+            *ended |= tokenizer.roles().ends.contains(&id);
         }
         if ended.iter().all(|&ended| ended) {
             break;
@@ -116,10 +130,11 @@ pub fn generate_text(
     prompt: &Prompt,
     options: &SamplingOptions,
 ) -> Result<String> {
-    let mut bytes = Vec::new();
+    let (mut text, mut bytes) = (TextStream::new(tokenizer), Vec::new());
     generate(model, tokenizer, prompt, options, 1, |passed| {
+        let added = text.push(passed.id);
         if passed.source == Source::Generated {
-            bytes.extend_from_slice(tokenizer.token_bytes(passed.id));
+            bytes.extend_from_slice(&added);
         }
         Ok(())
     })?;

@@ -26,7 +26,7 @@ mod screen;
 pub use colour::{Colours, nearest_indexed};
 pub use escape::{command, json, line, operand, path, text};
 pub use phase::Phase;
-pub use screen::{clear, draw, is_live, stdout_width, width};
+pub use screen::{clear, draw, is_live, stdout_width, width, wrapped};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
@@ -51,6 +51,11 @@ pub fn init(verbosity: Verbosity) {
         log::set_max_level(level);
         screen::open(verbosity > Verbosity::Quiet);
     }
+}
+
+/// Writes what the program ends with to stderr.
+pub fn error(message: &str) {
+    screen::print(&text(message));
 }
 
 /// The listener that [`init`] installs.

@@ -75,7 +75,7 @@ pub(super) fn print(message: &str) {
     let mut screen = screen();
     _ = match screen.out {
         Some(_) => screen.print(message, columns()),
-        None => writeln!(io::stderr(), "{message}"),
+        None => writeln!(io::stderr(), "{}", wrapped(message, columns_of(&Term::stderr()).unwrap_or(usize::MAX))),
     };
 }
 
@@ -103,7 +103,7 @@ impl<W: Write> Screen<W> {
     fn print(&mut self, message: &str, columns: usize) -> io::Result<()> {
         let Some(out) = &mut self.out else { return Ok(()) };
         let mut output = erase(&self.lines, columns);
-        for line in message.lines() {
+        for line in wrapped(message, columns).lines() {
             output += line;
             output += "\r\n";
         }
@@ -111,6 +111,33 @@ impl<W: Write> Screen<W> {
         out.write_all(output.as_bytes())?;
         out.flush()
     }
+}
+
+/// Lines that are wider than `columns`, broken between words. Commands, which are between backquotes or on indented
+/// lines, are left to the terminal, which breaks them where it likes and copies them as they were.
+pub fn wrapped(text: &str, columns: usize) -> String {
+    text.split('\n').map(|line| wrapped_line(line, columns)).collect::<Vec<_>>().join("\n")
+}
+
+fn wrapped_line(line: &str, columns: usize) -> String {
+    if measure_text_width(line) <= columns || line.starts_with(' ') {
+        return line.to_owned();
+    }
+    let (mut out, mut used, mut in_command) = (String::new(), 0, false);
+    for (number, word) in line.split(' ').enumerate() {
+        let width = measure_text_width(word);
+        if number > 0 && !in_command && used + 1 + width > columns {
+            out += "\n  ";
+            used = 2;
+        } else if number > 0 {
+            out.push(' ');
+            used += 1;
+        }
+        out += word;
+        used += width;
+        in_command ^= word.matches('`').count() % 2 == 1;
+    }
+    out
 }
 
 /// Moves the cursor to where these lines begin and erases from there to the end of the screen. Where the terminal has
@@ -151,7 +178,19 @@ mod tests {
         screen.print("a message that is wider than the screen", 20).unwrap();
         screen.draw(lines(&["bar 3"]), 20).unwrap();
         screen.draw(Vec::new(), 20).unwrap();
-        assert_eq!(shown(&screen), "warning: one\ntwo\na message that is wider than the screen");
+        assert_eq!(shown(&screen), "warning: one\ntwo\na message that is\n  wider than the\n  screen");
+    }
+
+    #[test]
+    fn lines_break_between_words_and_not_in_commands() {
+        assert_eq!(wrapped("one two three\n  tinymoe resume", 7), "one two\n  three\n  tinymoe resume");
+        assert_eq!(
+            wrapped("go on with `tinymoe resume a b`, please", 12),
+            "go on with\n  `tinymoe resume a b`,\n  please"
+        );
+        assert_eq!(wrapped("", 1), "");
+        assert_eq!(wrapped("überlang 語語語", 5), "überlang\n  語語語");
+        assert_eq!(wrapped("as it was  with  gaps\n", 100), "as it was  with  gaps\n");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Reads a `tokenizer.json`, which may come from anywhere: what it holds is checked before the `tokenizers` crate,
 //! which panics on some malformed files, sees it.
 
-use super::{END_OF_TEXT, MAX_FILE_BYTES, MAX_VOCABULARY, Token, Tokenizer};
+use super::frame::Frame;
+use super::normal::NormalForms;
+use super::{END_OF_TEXT, MAX_FILE_BYTES, MAX_VOCABULARY, Roles, Token, Tokenizer};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -10,7 +12,7 @@ use std::sync::Arc;
 /// Names that tokenizers give to the token that ends a document.
 const END_NAMES: [&str; 5] = [END_OF_TEXT, "</s>", "<|im_end|>", "<|end_of_text|>", "<eos>"];
 /// Parts that can work without loss; whether they do is checked at every text.
-const NORMALIZERS: [&str; 3] = ["NFC", "Replace", "ByteLevel"];
+const NORMALIZERS: [&str; 7] = ["NFC", "NFD", "NFKC", "NFKD", "Prepend", "Replace", "ByteLevel"];
 const PRE_TOKENIZERS: [&str; 5] = ["ByteLevel", "Split", "Digits", "Punctuation", "Metaspace"];
 
 pub fn read(bytes: &[u8], origin: &str) -> anyhow::Result<Tokenizer> {
@@ -21,18 +23,18 @@ pub fn read(bytes: &[u8], origin: &str) -> anyhow::Result<Tokenizer> {
     check_steps(&json["pre_tokenizer"], "pretokenizers", &PRE_TOKENIZERS).context("in its pre_tokenizer")?;
     let decoding = Decoding::parse(&json["decoder"]).context("in its decoder")?;
     let independent_pieces = has_independent_pieces(&json);
+    let normal_forms = NormalForms::of(&steps(&json["normalizer"], "normalizers"));
+    let prefix = Prefix::of(&json);
+    let post_processor = json["post_processor"].take();
     let unknown_name = json["model"]["unk_token"].as_str().map(String::from);
     let added = added_ids(&json);
 
     // Without a type, the crate would try other kinds of models.
     json["model"]["type"] = "BPE".into();
-    // These would cut, fill or extend what is encoded.
-    let mut changed = false;
-    for part in ["truncation", "padding", "post_processor"] {
-        changed |= !json[part].take().is_null();
+    // These would cut or fill what is encoded.
+    for part in ["truncation", "padding"] {
+        json[part].take();
     }
-    // What is saved encodes as we do; unchanged files stay what they are, byte for byte.
-    let kept = if changed { serde_json::to_vec_pretty(&json)? } else { bytes.to_vec() };
     let mut encoder: tokenizers::Tokenizer =
         serde_json::from_value(json).context("it does not have the format of a tokenizer.json")?;
     // Means: treat special tokens that stand in the text as the text they are.
@@ -50,18 +52,86 @@ pub fn read(bytes: &[u8], origin: &str) -> anyhow::Result<Tokenizer> {
     if let Some(id) = unknown {
         tokens[id as usize].bytes = char::REPLACEMENT_CHARACTER.to_string().into_bytes();
     }
+    let frame = Frame::parse(&post_processor, tokens.len()).context("in its post_processor")?;
     let tokenizer = Tokenizer {
         encoder: Arc::new(encoder),
-        json: kept.into(),
+        json: bytes.into(),
+        ids: tokens.len(),
         tokens: tokens.into(),
-        end_of_text,
+        roles: Roles { begins: end_of_text, ends: Vec::from_iter(end_of_text), pads: end_of_text },
+        frame,
         unknown,
         independent_pieces,
+        normal_forms,
+        prefix,
+        at_start: decoding.at_start,
         origin: origin.to_string(),
     };
     // Most tokenizers that change texts change this one too: better refused now than in the middle of a run.
     tokenizer.encode("Two words,\n  2 lines")?;
     Ok(tokenizer)
+}
+
+/// The bytes of a `tokenizer.json` without what cuts, fills or frames a text: trained on, and saved, is the text alone.
+/// Files that have nothing of the kind stay what they are, byte for byte.
+pub fn unframed(bytes: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+    let Ok(mut json) = serde_json::from_slice::<Value>(&bytes) else { return Ok(bytes) };
+    let mut changed = false;
+    for part in ["truncation", "padding", "post_processor"] {
+        changed |= json.get_mut(part).is_some_and(|part| !part.take().is_null());
+    }
+    Ok(if changed { serde_json::to_vec_pretty(&json)? } else { bytes })
+}
+
+/// Where a tokenizer puts a space that is not in the text in front of it, so that a word at the start of a text is the
+/// same token as inside. Most decoders take it away again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    /// Also where the text starts with a space.
+    always: bool,
+    /// Also behind an added token, which cuts the text in two.
+    after_added_tokens: bool,
+}
+
+impl Prefix {
+    fn of(json: &Value) -> Option<Self> {
+        if steps(&json["normalizer"], "normalizers").iter().any(|step| step["type"] == "Prepend") {
+            return Some(Self { always: true, after_added_tokens: true });
+        }
+        let words = steps(&json["pre_tokenizer"], "pretokenizers");
+        let metaspace = words.iter().find(|step| step["type"] == "Metaspace").map(|step| prepend_scheme(step));
+        let byte_level = words.iter().any(|step| step["type"] == "ByteLevel" && step["add_prefix_space"] == true);
+        match metaspace {
+            Some("first") => Some(Self { always: false, after_added_tokens: false }),
+            Some("always") => Some(Self { always: false, after_added_tokens: true }),
+            _ => byte_level.then_some(Self { always: false, after_added_tokens: true }),
+        }
+    }
+
+    /// Whether a space is put in front of `text`, which is the start of a text or else stands behind an added token.
+    pub fn is_put_before(self, text: &[u8], is_start: bool) -> bool {
+        (is_start || self.after_added_tokens) && !text.is_empty() && (self.always || text[0] != b' ')
+    }
+}
+
+/// What a decoder makes of the first token of a text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtStart {
+    #[default]
+    AsElsewhere,
+    /// Strip takes a space from its start.
+    LessOneSpace,
+    /// Metaspace takes every space out of it.
+    LessAllSpaces,
+}
+
+/// When a Metaspace puts its mark in front of a text: "always", "first" or "never". Older files have another key.
+fn prepend_scheme(metaspace: &Value) -> &str {
+    match (metaspace["prepend_scheme"].as_str(), metaspace["add_prefix_space"].as_bool()) {
+        (Some(scheme), _) => scheme,
+        (None, Some(false)) => "never",
+        (None, _) => "always",
+    }
 }
 
 /// A BPE whose ids and merges fit together.
@@ -127,7 +197,7 @@ fn steps<'a>(part: &'a Value, sequence_key: &str) -> Vec<&'a Value> {
 /// when every character is a token.
 fn has_independent_pieces(json: &Value) -> bool {
     let (words, model) = (&json["pre_tokenizer"], &json["model"]);
-    let gpt2_words = words["type"] == "ByteLevel" && words["use_regex"] != false;
+    let gpt2_words = words["type"] == "ByteLevel" && words["use_regex"] != false && words["add_prefix_space"] != true;
     let characters = words.is_null()
         && model["merges"].as_array().is_some_and(Vec::is_empty)
         && model["fuse_unk"] != true
@@ -144,6 +214,7 @@ struct Decoding {
     byte_of: HashMap<char, u8>,
     byte_fallback: bool,
     replacements: Vec<(String, String)>,
+    at_start: AtStart,
 }
 
 impl Decoding {
@@ -151,12 +222,20 @@ impl Decoding {
         let mut decoding = Self::default();
         let steps = steps(decoder, "decoders");
         ensure!(!steps.is_empty(), "there is none, so that tokens would be joined with spaces");
+        let mut fused = false;
         for step in steps {
             match step["type"].as_str().unwrap_or("step without a type") {
                 "ByteLevel" => decoding.byte_of = byte_characters().into_iter().zip(0..=255).collect(),
                 "ByteFallback" => decoding.byte_fallback = true,
-                "Fuse" => (),
+                "Fuse" => fused = true,
+                // Once the tokens are one text, only its start is meant.
+                "Strip" if fused && step["content"] == " " && step["start"] == 1 && step["stop"] == 0 => {
+                    decoding.at_start = AtStart::LessOneSpace;
+                }
                 "Metaspace" => {
+                    if prepend_scheme(step) != "never" {
+                        decoding.at_start = AtStart::LessAllSpaces;
+                    }
                     let mark = step["replacement"].as_str().context("Metaspace has no replacement")?;
                     decoding.replacements.push((mark.to_string(), " ".to_string()));
                 }
@@ -167,8 +246,8 @@ impl Decoding {
                     _ => bail!("Replace is supported only with a pattern String and a content"),
                 },
                 kind => bail!(
-                    "{kind} is not supported, because with it the bytes of a token depend on where it stands; \
-                     supported are ByteLevel, ByteFallback, Fuse, Metaspace and Replace"
+                    "{kind} is not supported, because with it the bytes of a token depend on where it stands; supported \
+                     are ByteLevel, ByteFallback, Fuse, Metaspace and Replace, and Strip of one space behind Fuse"
                 ),
             }
         }
@@ -192,7 +271,8 @@ impl Decoding {
     }
 }
 
-/// What each id stands for. Added tokens stand in the text as they are, the others go through the decoder.
+/// What each id stands for: what the decoder makes of it. An added token that is not in the vocabulary was never put
+/// into a byte-level one's characters, so it stands in the text as it is.
 fn token_table(encoder: &tokenizers::Tokenizer, decoding: &Decoding) -> anyhow::Result<Vec<Token>> {
     let vocab = encoder.get_vocab(true);
     let size = vocab.values().max().map_or(0, |&highest| highest as usize + 1);
@@ -201,11 +281,15 @@ fn token_table(encoder: &tokenizers::Tokenizer, decoding: &Decoding) -> anyhow::
     for (name, id) in vocab {
         tokens[id as usize].bytes = decoding.bytes(&name);
     }
+    let listed = encoder.get_vocab(false);
     for (id, added) in encoder.get_added_tokens_decoder() {
-        tokens[id as usize] = match added.special {
-            true => Token { bytes: Vec::new(), special: Some(added.content) },
-            false => Token { bytes: added.content.into_bytes(), special: None },
-        };
+        let token = &mut tokens[id as usize];
+        token.is_added = true;
+        if added.special {
+            (token.bytes, token.special) = (Vec::new(), Some(added.content));
+        } else if !decoding.byte_of.is_empty() && !listed.contains_key(&added.content) {
+            token.bytes = added.content.into_bytes();
+        }
     }
     Ok(tokens)
 }

@@ -204,7 +204,7 @@ fn tokens_are_shown_as_text() {
 #[test]
 fn transformers_gets_the_special_tokens_by_name() {
     let config: Value = serde_json::from_slice(&made(TokenizerKind::Chars).config_json(128).unwrap()).unwrap();
-    assert_eq!(config["eos_token"], "<|endoftext|>");
+    assert_eq!((&config["eos_token"], &config["pad_token"]), (&json!("<|endoftext|>"), &json!("<|endoftext|>")));
     assert_eq!(config["unk_token"], "<|unk|>");
     assert_eq!(config["model_max_length"], 128);
 }
@@ -240,8 +240,10 @@ fn a_file_that_is_not_exact_is_refused_with_the_reason() {
     assert!(refusal("/decoder/decoders/0", json!({"type": "Strip"})).contains("Strip"));
     assert!(refusal("/decoder", Value::Null).contains("decoder"));
     assert!(refusal("/normalizer", json!({"type": "Lowercase"})).contains("Lowercase"));
-    let prefix = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
-    assert!(refusal("/pre_tokenizer", prefix).contains("do not give back"));
+    // A Strip that would take a space from every token, or from the end of the text.
+    let strip = |start: u32, stop: u32| json!({"type": "Strip", "content": " ", "start": start, "stop": stop});
+    assert!(refusal("/decoder/decoders/1", strip(1, 0)).contains("Strip"));
+    assert!(refusal("/decoder/decoders", json!([{"type": "Fuse"}, strip(0, 1)])).contains("Strip"));
     let removes = json!({"type": "Split", "pattern": {"String": "\u{2581}"}, "behavior": "Removed", "invert": false});
     assert!(refusal("/pre_tokenizer", removes).contains("do not give back"));
 }
@@ -284,4 +286,235 @@ fn the_characters_that_unknown_tokens_stand_for_are_found_again() {
     let fused = Tokenizer::from_json(json.as_bytes(), "test").unwrap();
     assert_eq!(fused.encode("aλωb😀").unwrap().len(), 4);
     assert_eq!(of(&fused, "aλωb😀é"), "λω😀é");
+}
+
+const MARK: &str = "\u{2581}";
+
+/// A file in SentencePiece style with these steps, and added tokens (content, id, special) behind the 262 others.
+fn sentence_piece_with(normalizer: Value, pre_tokenizer: Value, decoder: Value, added: &[(&str, u32, bool)]) -> Value {
+    let mut file = sentence_piece();
+    (file["normalizer"], file["pre_tokenizer"], file["decoder"]) = (normalizer, pre_tokenizer, decoder);
+    for (content, id, special) in added {
+        file["added_tokens"].as_array_mut().unwrap().push(json!({
+            "id": id, "content": content, "special": special, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false
+        }));
+    }
+    file
+}
+
+fn replace() -> Value {
+    json!({"type": "Replace", "pattern": {"String": " "}, "content": MARK})
+}
+
+/// Llama's and Mixtral's normalizer: a mark in front, and marks for spaces.
+fn prepend() -> Value {
+    json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": MARK}, replace()]})
+}
+
+fn metaspace(scheme: &str) -> Value {
+    json!({"type": "Metaspace", "replacement": MARK, "prepend_scheme": scheme, "split": false})
+}
+
+fn and_bytes(decoder: Value) -> Value {
+    json!({"type": "Sequence", "decoders": [{"type": "ByteFallback"}, decoder]})
+}
+
+/// Llama's and Mixtral's decoder, which takes one space from the start.
+fn strip() -> Value {
+    json!({"type": "Sequence", "decoders": [
+        {"type": "Replace", "pattern": {"String": MARK}, "content": " "},
+        {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]})
+}
+
+/// A text as [`TextStream`] shows it.
+fn shown(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+    let mut stream = TextStream::new(tokenizer);
+    String::from_utf8(ids.iter().flat_map(|&id| stream.push(id).into_owned()).collect()).unwrap()
+}
+
+#[test]
+fn a_space_that_the_tokenizer_puts_in_front_is_a_token_and_no_text() {
+    // 1 is the mark, 5 the mark with "on", 4 "on", 2 "o".
+    let pipelines = [
+        (prepend(), Value::Null, strip()),
+        (Value::Null, metaspace("first"), strip()),
+        (Value::Null, metaspace("always"), and_bytes(metaspace("always"))),
+    ];
+    for (number, (normalizer, pre_tokenizer, decoder)) in pipelines.into_iter().enumerate() {
+        let tokenizer = read(&sentence_piece_with(normalizer, pre_tokenizer, decoder, &[])).unwrap();
+        for (text, ids) in [("on on", vec![5, 5]), ("", vec![]), ("oon", vec![1, 2, 4]), ("on  on", vec![5, 1, 5])] {
+            assert_eq!(tokenizer.encode(text).unwrap(), ids, "pipeline {number}, {text:?}");
+            assert_eq!(shown(&tokenizer, &ids), text, "pipeline {number}");
+        }
+        // Metaspace leaves a text alone that has a space in front already.
+        let spaced = if number == 0 { vec![1, 5] } else { vec![5] };
+        assert_eq!(tokenizer.encode(" on").unwrap(), spaced, "pipeline {number}");
+        assert_eq!(tokenizer.normal_forms(), None);
+    }
+}
+
+#[test]
+fn metaspace_shows_no_space_of_the_first_token_and_strip_one_less() {
+    for (decoder, expected) in
+        [(and_bytes(metaspace("first")), "on"), (and_bytes(metaspace("never")), "   on"), (strip(), "  on")]
+    {
+        let mut file = sentence_piece_with(replace(), Value::Null, decoder, &[]);
+        file["model"]["vocab"][MARK.repeat(3)] = 262.into();
+        assert_eq!(shown(&read(&file).unwrap(), &[0, 262, 4]), expected);
+    }
+}
+
+#[test]
+fn a_byte_level_tokenizer_may_put_a_space_in_front() {
+    let mut file: Value = serde_json::from_slice(&made(TokenizerKind::Bpe).to_json().unwrap()).unwrap();
+    file["pre_tokenizer"]["add_prefix_space"] = true.into();
+    let (tokenizer, plain) = (read(&file).unwrap(), made(TokenizerKind::Bpe));
+    let text = "we see\n\n we will\n".repeat(PIECE_BYTES / 8);
+    assert_eq!(tokenizer.encode(&text).unwrap(), plain.encode(&format!(" {text}")).unwrap());
+    assert_eq!(tokenizer.encode(" we").unwrap(), plain.encode(" we").unwrap());
+}
+
+#[test]
+fn the_space_in_front_comes_again_behind_an_added_token_where_the_tokenizer_puts_it() {
+    let added = [("@@", 262, false)];
+    let tokenizer = read(&sentence_piece_with(prepend(), Value::Null, strip(), &added)).unwrap();
+    assert_eq!(tokenizer.encode("on@@on").unwrap(), [5, 262, 5]);
+    assert_eq!(tokenizer.encode("on@@ on").unwrap(), [5, 262, 1, 5]);
+    let tokenizer = read(&sentence_piece_with(Value::Null, metaspace("first"), strip(), &added)).unwrap();
+    assert_eq!(tokenizer.encode("on@@on").unwrap(), [5, 262, 4]);
+}
+
+#[test]
+fn added_tokens_are_decoded_as_the_decoder_says() {
+    // Runs of white space, as Gemma and others have them: added, and in the vocabulary.
+    let mut file = sentence_piece_with(
+        replace(),
+        Value::Null,
+        sentence_piece()["decoder"].take(),
+        &[(&MARK.repeat(2), 262, false)],
+    );
+    file["model"]["vocab"][MARK.repeat(2)] = 262.into();
+    file["added_tokens"][1]["normalized"] = true.into();
+    let tokenizer = read(&file).unwrap();
+    assert_eq!(tokenizer.encode("on  on").unwrap(), [4, 262, 4]);
+    assert_eq!(tokenizer.token_bytes(262), b"  ");
+    // A byte-level one has them as they stand in the text, unless the vocabulary lists them.
+    let mut file: Value = serde_json::from_slice(&made(TokenizerKind::Bytes).to_json().unwrap()).unwrap();
+    for (content, id) in [("\u{120}\u{120}", 257), ("caf\u{e9}", 258)] {
+        let token = json!({"id": id, "content": content, "special": false, "single_word": false, "lstrip": false,
+                           "rstrip": false, "normalized": false});
+        file["added_tokens"].as_array_mut().unwrap().push(token);
+    }
+    file["model"]["vocab"]["\u{120}\u{120}"] = 257.into();
+    let tokenizer = read(&file).unwrap();
+    assert_eq!((tokenizer.token_bytes(257), tokenizer.token_bytes(258)), (&b"  "[..], "caf\u{e9}".as_bytes()));
+    assert_eq!(tokenizer.encode("a caf\u{e9}").unwrap(), [98, 33, 258]);
+}
+
+#[test]
+fn a_text_is_put_into_the_normal_form_that_the_tokenizer_asks_for() {
+    let decomposed = "cafe\u{301} nai\u{308}ve\n\u{212b}\n";
+    for (form, normal) in [
+        ("NFC", "caf\u{e9} na\u{ef}ve\n\u{c5}\n"),
+        ("NFKC", "caf\u{e9} na\u{ef}ve\n\u{c5}\n"),
+        ("NFD", "cafe\u{301} nai\u{308}ve\nA\u{30a}\n"),
+        ("NFKD", "cafe\u{301} nai\u{308}ve\nA\u{30a}\n"),
+    ] {
+        let mut file: Value = serde_json::from_slice(&made(TokenizerKind::Bytes).to_json().unwrap()).unwrap();
+        file["normalizer"] = json!({"type": form});
+        let tokenizer = read(&file).unwrap();
+        assert_eq!(tokenizer.normal_forms().as_deref(), Some(form));
+        assert_eq!(tokenizer.normalized(decomposed), normal, "{form}");
+        let ids = tokenizer.encode(decomposed).unwrap();
+        assert_eq!(ids.len(), normal.len(), "{form}");
+        assert_eq!(tokenizer.decode(&ids), normal.as_bytes(), "{form}");
+    }
+}
+
+/// A byte tokenizer with two more special tokens, 257 and 258, and this post-processor.
+fn framed(post_processor: Value) -> anyhow::Result<Tokenizer> {
+    let mut file: Value = serde_json::from_slice(&made(TokenizerKind::Bytes).to_json().unwrap()).unwrap();
+    for (content, id) in [("<s>", 257), ("<end>", 258)] {
+        let token = json!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false,
+                           "rstrip": false, "normalized": false});
+        file["added_tokens"].as_array_mut().unwrap().push(token);
+    }
+    file["post_processor"] = post_processor;
+    read(&file)
+}
+
+fn template(single: Value) -> Value {
+    let special = |id: u32, name: &str| json!({"id": name, "ids": [id], "tokens": [name]});
+    json!({"type": "TemplateProcessing", "single": single, "pair": [],
+           "special_tokens": {"<s>": special(257, "<s>"), "<end>": special(258, "<end>")}})
+}
+
+#[test]
+fn the_post_processor_puts_its_tokens_around_a_text() {
+    let (text, special) =
+        (json!({"Sequence": {"id": "A", "type_id": 0}}), |name| json!({"SpecialToken": {"id": name, "type_id": 0}}));
+    let begin = template(json!([special("<s>"), text]));
+    let both = template(json!([special("<s>"), text, special("<end>")]));
+    let levels = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true});
+    let sequence = json!({"type": "Sequence", "processors": [levels, begin]});
+    let roberta = json!({"type": "RobertaProcessing", "sep": ["<end>", 258], "cls": ["<s>", 257], "trim_offsets": true,
+                         "add_prefix_space": false});
+    for (post_processor, before, after) in [
+        (Value::Null, vec![], vec![]),
+        (levels.clone(), vec![], vec![]),
+        (begin.clone(), vec![257], vec![]),
+        (sequence, vec![257], vec![]),
+        (both, vec![257], vec![258]),
+        (roberta, vec![257], vec![258]),
+    ] {
+        let tokenizer = framed(post_processor).unwrap();
+        assert_eq!(*tokenizer.frame(), Frame { before: before.clone(), after: after.clone() });
+        assert_eq!(tokenizer.encode("Hi").unwrap(), [73, 106]);
+        assert_eq!(tokenizer.encode_prompt("Hi").unwrap(), [&before[..], &[73, 106]].concat());
+        // Between texts stands an end of text, once.
+        let roles = Roles { ends: vec![258, 0], ..Roles::default() };
+        assert_eq!(tokenizer.with_roles(roles).around_text(), Frame { before, after: vec![258] });
+    }
+    for (post_processor, what) in [
+        (json!({"type": "Other"}), "Other is not supported"),
+        (template(json!([special("<s>")])), "0 times"),
+        (template(json!([special("<x>"), text])), "<x> has no ids"),
+        (
+            json!({"type": "BertProcessing", "sep": ["<end>", 258], "cls": ["<s>", 999]}),
+            "token 999, which does not exist",
+        ),
+    ] {
+        let message = format!("{:#}", framed(post_processor).err().expect(what));
+        assert!(message.contains("post_processor") && message.contains(what), "{message}");
+    }
+    // What is trained on has no such tokens, and neither has what is saved.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tokenizer.json");
+    std::fs::write(&path, framed(begin).unwrap().to_json().unwrap()).unwrap();
+    let config = TokenizerConfig { kind: TokenizerKind::File, vocab_size: 0, path: path.to_str().unwrap().into() };
+    let tokenizer = Tokenizer::from_config(&config, &[]).unwrap();
+    assert_eq!(*tokenizer.frame(), Frame::default());
+    assert_eq!(
+        *read(&serde_json::from_slice(&tokenizer.to_json().unwrap()).unwrap()).unwrap().frame(),
+        Frame::default()
+    );
+}
+
+#[test]
+fn special_tokens_are_recognised_in_a_prompt_and_in_no_other_text() {
+    let tokenizer = framed(Value::Null).unwrap();
+    assert_eq!(tokenizer.encode_prompt("<s>u<end>").unwrap(), [257, 118, 258]);
+    assert_eq!(tokenizer.encode("<s>u").unwrap(), [61, 116, 63, 118]);
+    assert_eq!((tokenizer.id_of("<end>"), tokenizer.id_of("<ends>")), (Some(258), None));
+}
+
+#[test]
+fn tokens_beyond_the_models_vocabulary_are_an_error_only_where_a_text_has_them() {
+    let (tokenizer, beyond) = framed(Value::Null).unwrap().limited_to(258);
+    assert_eq!(beyond, ["<end>"]);
+    assert_eq!(tokenizer.encode_prompt("<s>u").unwrap(), [257, 118]);
+    let error = tokenizer.encode_prompt("u<end>").unwrap_err();
+    assert_eq!(exit_code(&error), 1);
+    assert!(error.to_string().contains("\"<end>\" (id 258)"), "{error}");
 }

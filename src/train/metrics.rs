@@ -44,6 +44,7 @@ pub struct Record {
 /// The fields of a line that reading a run back needs.
 #[derive(Debug, Deserialize)]
 pub struct LoggedTime {
+    pub step: usize,
     pub elapsed_s: f64,
 }
 

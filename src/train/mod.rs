@@ -5,9 +5,13 @@
 
 mod diagnosis;
 pub mod evaluate;
+mod journal;
+pub mod memory;
 pub mod metrics;
+pub mod overview;
 pub mod prepare;
 pub mod progress;
+pub mod resume;
 pub mod run_directory;
 pub mod state;
 mod step;
@@ -22,14 +26,14 @@ use crate::model::router::Routing;
 use crate::optim::Optimizer;
 use crate::sample::SamplingOptions;
 use crate::sample::generate::{Prompt, generate_text};
-use crate::terminal::{Phase, command, operand};
+use crate::terminal::Phase;
 use anyhow::{Context, Result};
 use evaluate::{Evaluation, evaluate};
 use metrics::{Record, RoutingAverages};
 use prepare::Prepared;
 use progress::Progress;
 use run_directory::RunDirectory;
-use state::TrainerState;
+use state::{TrainerState, check_same_data};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -96,16 +100,23 @@ impl Trainer {
         let mut trainer = Self::new(config, prepared, directory)?;
         if let Some(files) = files {
             let state = RunDirectory::restore(files, &mut trainer.prepared, &mut trainer.optimizer)?;
-            trainer.state.check_same_data(&state)?;
+            state.check_belongs_to(&trainer.config)?;
+            check_same_data(&trainer.state.data_sha256, &state.data_sha256)?;
             trainer.state = state;
+        } else {
+            trainer.directory.check_data(&trainer.prepared)?;
         }
         trainer.directory.relink(&trainer.state)?;
         // What a crash kept from being done, or left behind.
         trainer.directory.prune(&trainer.state, trainer.config.train.keep_checkpoints)?;
         trainer.state.config_sha256 = state::config_sha256(&trainer.config)?;
         trainer.directory.configure(&trainer.config)?;
-        trainer.earlier_s = trainer.directory.rewind(&trainer.state)?;
+        trainer.earlier_s = trainer.directory.rewind(&mut trainer.state)?;
         Ok(trainer)
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     pub fn state(&self) -> &TrainerState {
@@ -114,9 +125,7 @@ impl Trainer {
 
     /// The command that goes on with this run.
     pub fn resume_command(&self) -> String {
-        let run = self.directory.path();
-        let config = operand(&run.join("config.toml"));
-        command(&["tinymoe".into(), "train".into(), config, "--run".into(), operand(run), "--resume".into()])
+        resume::command(self.directory.path(), &[])
     }
 
     /// Sizes of model and data in a line or two.
@@ -138,13 +147,13 @@ impl Trainer {
     /// Trains until the end, until step `pause_at`, or until `interrupted` is set; then saves.
     pub fn run(&mut self, pause_at: usize, interrupted: &AtomicBool, progress: &mut Progress) -> Result<Ending> {
         let last = self.config.train.max_steps;
-        if self.is_out_of_patience() {
-            return Ok(Ending::StoppedEarly);
+        if let Some(ending) = self.state.ending(&self.config.train) {
+            return Ok(ending);
         }
         if let Some(message) = self.prepared.unknown_tokens() {
             log::warn!("{message}");
         }
-        let mut ending = if self.state.step >= last { Ending::Finished } else { Ending::Paused };
+        let mut ending = Ending::Paused;
         while self.state.step < last.min(pause_at) {
             let report = self.step()?;
             let step = self.state.step;
@@ -167,7 +176,7 @@ impl Trainer {
                 self.warn_of_dropped();
                 self.draw_sample()?;
             }
-            let stop = self.is_out_of_patience();
+            let stop = self.state.ending(&self.config.train) == Some(Ending::StoppedEarly);
             let interrupt = interrupted.load(Ordering::SeqCst);
             if save || stop {
                 self.state.due_step = step;
@@ -187,21 +196,16 @@ impl Trainer {
         Ok(ending)
     }
 
-    fn is_out_of_patience(&self) -> bool {
-        let patience = self.config.train.early_stopping_patience;
-        patience > 0 && self.state.evaluations_without_improvement >= patience
-    }
-
     fn tokens_per_step(&self) -> usize {
-        let train = &self.config.train;
-        train.batch_size * train.gradient_accumulation_steps * self.config.model.max_position_embeddings
+        self.config.tokens_per_step()
     }
 
     fn diverged(&self, step: usize, what: &str) -> Failure {
         Failure::Diverged(format!(
             "training diverged in step {step}: {what}{}. Try a lower optimizer.learning_rate or a longer \
-             optimizer.warmup_steps, or go on past it with --resume and --set train.on_bad_numbers=skip or =rewind",
-            self.last_checkpoint()
+             optimizer.warmup_steps, or go on past it with `{}` (or =rewind)",
+            self.last_checkpoint(),
+            resume::command(self.directory.path(), &["train.on_bad_numbers=skip"])
         ))
     }
 
@@ -334,7 +338,7 @@ impl Trainer {
             return Ok(());
         }
         let options = SamplingOptions { seed: train.seed, ..SamplingOptions::default() };
-        let prompt = Prompt { text: &train.sample_prompt, tokens: train.sample_tokens };
+        let prompt = Prompt::new(&train.sample_prompt, train.sample_tokens);
         let text = generate_text(&self.prepared.model, &self.prepared.tokenizer, &prompt, &options)?;
         log::debug!("sample: {text}");
         self.state.samples_bytes += self.directory.append_sample(self.state.step, &text)?;
@@ -344,7 +348,8 @@ impl Trainer {
     fn save(&mut self) -> Result<()> {
         let keep = self.config.train.keep_checkpoints;
         self.directory
-            .save(&self.prepared, &self.optimizer, &self.state, keep)
+            .settle(&mut self.state)
+            .and_then(|()| self.directory.save(&self.prepared, &self.optimizer, &self.state, keep))
             .with_context(|| format!("cannot save step {}", self.state.step))
     }
 }

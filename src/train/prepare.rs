@@ -1,6 +1,7 @@
 //! What a run needs before its first step: text read and split, a tokenizer, token arrays, a model, and the n-gram
 //! baseline, which is computed in the background.
 
+use super::memory;
 use super::survey::Survey;
 use crate::baseline::{Baseline, ngram_baseline};
 use crate::config::{Config, DataConfig};
@@ -10,7 +11,7 @@ use crate::model::transformer::Transformer;
 use crate::terminal::Phase;
 use crate::tokenizer::Tokenizer;
 use crate::transcript::{Document, ReadOptions, for_each_document, read_sources};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::thread::JoinHandle;
@@ -52,8 +53,38 @@ pub fn read_data(data: &DataConfig) -> Result<Vec<Document>> {
     read_sources(&data.sources, &read_options(data))
 }
 
-pub(super) fn read_options(data: &DataConfig) -> ReadOptions {
+/// As [`read_data`], for more text than fits in memory.
+pub fn for_each_text(data: &DataConfig, visit: impl FnMut(Document) -> Result<()>) -> Result<()> {
+    for_each_document(&data.sources, &read_options(data), visit)
+}
+
+/// [`data_sha256`] of the configured sources.
+pub fn texts_sha256(data: &DataConfig) -> Result<String> {
+    let mut hash = DataHash::default();
+    for_each_text(data, |document| {
+        hash.add(&document);
+        Ok(())
+    })?;
+    Ok(hash.finish())
+}
+
+/// Bytes of text in the configured sources, counted as far as `enough`.
+pub fn text_bytes(data: &DataConfig, enough: usize) -> Result<usize> {
+    let mut bytes = 0;
+    let counted = for_each_text(data, |document| {
+        bytes += document.text.len();
+        ensure!(bytes < enough, "this is enough");
+        Ok(())
+    });
+    if bytes < enough {
+        counted?;
+    }
+    Ok(bytes)
+}
+
+fn read_options(data: &DataConfig) -> ReadOptions {
     ReadOptions {
+        directory: data.directory.clone().into(),
         keep_timestamps: data.keep_timestamps,
         keep_speakers: data.keep_speakers,
         text_column: data.text_column.clone().into(),
@@ -96,6 +127,7 @@ impl Prepared {
     /// # Errors
     /// [`Failure::Usage`] where there is too little text for the context, or a domain's text cannot be split.
     pub fn new(config: &Config, tokenizer: Option<Tokenizer>) -> Result<Self> {
+        memory::check(config)?;
         let phase = Phase::new("reading the texts");
         let survey = Survey::of(config)?;
         drop(phase);
@@ -113,7 +145,7 @@ impl Prepared {
         let phase = Phase::new("encoding the texts");
         let (mut done, total) = (0, bytes);
         let (mut training, mut validation, mut hash) = (Tokens::default(), Tokens::default(), DataHash::default());
-        for_each_document(&config.data.sources, &read_options(&config.data), |document| {
+        for_each_text(&config.data, |document| {
             hash.add(&document);
             let (head, tail) = split(std::slice::from_ref(&document), config.data.validation_fraction);
             head.iter().try_for_each(|part| training.push(part, &tokenizer))?;
@@ -152,9 +184,7 @@ impl Prepared {
 
     /// Sizes of model and data in a few lines.
     pub fn describe(&self, config: &Config) -> String {
-        let train = &config.train;
-        let tokens_per_step =
-            train.batch_size * train.gradient_accumulation_steps * config.model.max_position_embeddings;
+        let (train, tokens_per_step) = (&config.train, config.tokens_per_step());
         format!(
             "{} parameters, {} of them active per token; vocabulary {}\n{} training tokens, {} validation tokens\n{} \
              steps of {} tokens ({:.1} epochs)",
@@ -166,7 +196,15 @@ impl Prepared {
             grouped(train.max_steps),
             grouped(tokens_per_step),
             (train.max_steps * tokens_per_step) as f64 / self.training.ids.len() as f64,
-        ) + self.sampled.as_deref().unwrap_or_default()
+        ) + &self.normalized_texts().unwrap_or_default()
+            + self.sampled.as_deref().unwrap_or_default()
+    }
+
+    /// A line about texts that the tokenizer's normal form has changed.
+    fn normalized_texts(&self) -> Option<String> {
+        let (forms, texts) =
+            (self.tokenizer.normal_forms()?, self.training.normalized_texts + self.validation.normalized_texts);
+        (texts > 0).then(|| format!("\nthe tokenizer's Unicode normal form {forms} changes {texts} texts"))
     }
 
     /// What tokens of the training split stand for; an end of text counts as one byte, as in the n-gram baseline, and an

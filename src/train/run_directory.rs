@@ -1,35 +1,35 @@
 //! A run's directory: configuration, facts about the run, metrics, samples, checkpoints.
 
-use super::metrics::{LoggedTime, Record};
+use super::journal::{Journal, untimed};
+use super::metrics::Record;
 use super::prepare::Prepared;
-use super::state::TrainerState;
+use super::resume;
+use super::state::{TrainerState, check_same_data};
+use crate::checkpoint::directory::sync_directory;
 use crate::checkpoint::{self, Files, model_files};
-use crate::config::{self, Config};
+use crate::config::{Config, Draft};
 use crate::dataset::IdArray;
 use crate::error::Failure;
 use crate::fault;
 use crate::ops::{pool, simd};
 use crate::optim::Optimizer;
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-/// Keys that may have another value when a run is resumed: how far it goes, and what becomes of steps that go wrong.
-const MAY_CHANGE: [&str; 6] = [
-    "train.max_steps",
-    "train.on_bad_numbers",
-    "train.on_loss_spike",
-    "train.spike_window",
-    "train.spike_threshold",
-    "train.recompute_fraction",
-];
+/// Locked by the process that trains in the run.
+const LOCK: &str = ".lock";
 
 /// A run's directory, made by [`RunDirectory::create`] or found by [`RunDirectory::open`]. No other process can have
 /// it at the same time.
 pub struct RunDirectory {
     path: PathBuf,
+    metrics: Journal,
+    samples: Journal,
     /// Locked as long as it is open; the system unlocks it for a process that dies.
     _lock: File,
 }
@@ -48,8 +48,13 @@ impl RunDirectory {
         if !occupied {
             return Ok(());
         }
-        let hint = if path.join("config.toml").exists() { "continue that run with --resume, or " } else { "" };
         let name = path.display();
+        let is_run = path.join("config.toml").exists();
+        let hint = if is_run {
+            format!("continue that run with `{}`, or ", resume::command(path, &[]))
+        } else {
+            String::new()
+        };
         Err(Failure::Usage(format!("{name} exists already; {hint}choose another directory with --run")).into())
     }
 
@@ -57,32 +62,37 @@ impl RunDirectory {
     pub fn create(path: &Path) -> Result<Self> {
         Self::check_free(path)?;
         fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), _lock: lock(path)? })
+        Self::at(path)
     }
 
-    /// The directory of a run to be continued, which `config` must belong to.
+    fn at(path: &Path) -> Result<Self> {
+        let [metrics, samples] = ["metrics.jsonl", "samples.txt"].map(|name| Journal::new(path.join(name)));
+        Ok(Self { path: path.to_owned(), metrics, samples, _lock: lock(path)? })
+    }
+
+    /// The configuration of the run in `path`, to be read.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] if there is no run.
+    pub fn draft(path: &Path) -> Result<Draft> {
+        let file = path.join("config.toml");
+        if !file.exists() {
+            let name = path.display();
+            return Err(Failure::Usage(format!("there is no run in {name}: it has no config.toml")).into());
+        }
+        Draft::read(&file)
+    }
+
+    /// The directory of a run to be continued under `config`, whose paths are made to start where the run's do, and the
+    /// configuration that the run has had so far.
     ///
     /// # Errors
     /// [`Failure::Usage`] if there is no run, or one of another configuration.
-    pub fn open(path: &Path, config: &Config) -> Result<Self> {
-        let file = path.join("config.toml");
-        let Ok(text) = fs::read_to_string(&file) else {
-            let name = path.display();
-            return Err(Failure::Usage(format!("there is no run in {name} to resume; leave --resume out")).into());
-        };
-        let saved = config::parse(&text, &file.display().to_string(), &[])?;
-        let differences = differing_keys(&saved, config)?;
-        if !differences.is_empty() {
-            return Err(Failure::Usage(format!(
-                "the run in {} has another configuration: {}; resume it unchanged (only {} may change), or start another \
-                 run with --run",
-                path.display(),
-                differences.join(", "),
-                MAY_CHANGE.join(", ")
-            ))
-            .into());
-        }
-        Ok(Self { path: path.to_owned(), _lock: lock(path)? })
+    pub fn open(path: &Path, config: &mut Config) -> Result<(Self, Config)> {
+        let saved = Self::draft(path)?.resolve(&[])?;
+        config.anchor(&saved.data.directory);
+        resume::check_compatible(path, &saved, config)?;
+        Ok((Self::at(path)?, saved))
     }
 
     pub fn path(&self) -> &Path {
@@ -124,53 +134,48 @@ impl RunDirectory {
         self.write("run.json", format!("{facts:#}\n").as_bytes())
     }
 
+    /// Refuses other texts than those that `run.json` describes, for a run that has no checkpoint yet to tell.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for other texts, [`Failure::CorruptCheckpoint`] where the file cannot be understood.
+    pub fn check_data(&self, prepared: &Prepared) -> Result<()> {
+        let path = self.path.join("run.json");
+        let Some(facts) = Facts::read(&path)? else { return Ok(()) };
+        check_same_data(&prepared.data_sha256, &facts.data_sha256)
+    }
+
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         checkpoint::replace(&self.path.join(name), bytes)
     }
 
-    pub fn append_metrics(&self, record: &Record) -> Result<()> {
+    pub fn append_metrics(&mut self, record: &Record) -> Result<()> {
         let mut line = serde_json::to_vec(record)?;
         line.push(b'\n');
-        self.append("metrics.jsonl", &line)
+        self.metrics.append(&line, &untimed(&line)?)
     }
 
     /// Appends a sample and returns how many bytes that took.
-    pub fn append_sample(&self, step: usize, text: &str) -> Result<u64> {
+    pub fn append_sample(&mut self, step: usize, text: &str) -> Result<u64> {
         let entry = format!("=== step {step} ===\n{text}\n\n");
-        self.append("samples.txt", entry.as_bytes())?;
+        self.samples.append(entry.as_bytes(), entry.as_bytes())?;
         Ok(entry.len() as u64)
     }
 
-    fn append(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.path.join(name);
-        let append = || {
-            fault::system_call();
-            let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
-            let (head, tail) = bytes.split_at(bytes.len() / 2);
-            for part in [head, tail] {
-                fault::system_call();
-                file.write_all(part)?;
-            }
-            Ok::<_, std::io::Error>(())
-        };
-        append().with_context(|| format!("cannot write to {}", path.display()))
+    /// Cuts metrics and samples back to where `state` was saved; returns the seconds logged until then. If they are not
+    /// what they were then, `state` is brought in line with what is left of them.
+    pub fn rewind(&mut self, state: &mut TrainerState) -> Result<f64> {
+        self.samples.rewind_samples(state)?;
+        self.metrics.rewind_metrics(state)
     }
 
-    /// Cuts metrics and samples back to where `state` was saved; returns the seconds logged until then.
-    pub fn rewind(&self, state: &TrainerState) -> Result<f64> {
-        let mut elapsed_s = 0.0;
-        let metrics = self.path.join("metrics.jsonl");
-        if let Ok(text) = fs::read_to_string(&metrics) {
-            let kept: Vec<&str> = text.split_inclusive('\n').take(state.metrics_lines).collect();
-            let last = kept.last().and_then(|line| serde_json::from_str::<LoggedTime>(line).ok());
-            elapsed_s = last.map_or(0.0, |line| line.elapsed_s);
-            cut(&metrics, kept.iter().map(|line| line.len() as u64).sum())?;
-        }
-        let samples = self.path.join("samples.txt");
-        if samples.exists() {
-            cut(&samples, state.samples_bytes)?;
-        }
-        Ok(elapsed_s)
+    /// Flushes metrics and samples to disk and notes in `state` what they are.
+    pub fn settle(&self, state: &mut TrainerState) -> Result<()> {
+        self.metrics.sync()?;
+        self.samples.sync()?;
+        sync_directory(&self.path)?;
+        state.metrics_sha256 = Some(self.metrics.sha256());
+        state.samples_sha256 = Some(self.samples.sha256());
+        Ok(())
     }
 
     /// Saves a checkpoint, points `latest` (and, where it is the best so far, `best`) at it, and removes old ones.
@@ -198,8 +203,9 @@ impl RunDirectory {
     /// the checkpoints that are to come they would pass for the newest.
     ///
     /// # Errors
-    /// [`Failure::CorruptCheckpoint`] if there are checkpoints and none of them verifies.
-    pub fn newest(&self) -> Result<Option<Files>> {
+    /// [`Failure::CorruptCheckpoint`] if there are checkpoints and none of them verifies, or if the one that does is of
+    /// another step than its name says.
+    pub fn newest(&self) -> Result<Option<(Files, TrainerState)>> {
         let newest = checkpoint::newest(&self.checkpoints())?;
         if let (None, Some((path, reason))) = (&newest.found, newest.rejected.first()) {
             return Err(Failure::CorruptCheckpoint(format!(
@@ -213,7 +219,17 @@ impl RunDirectory {
             let aside = checkpoint::set_aside(path)?;
             log::warn!("passing over {}, now {}: {reason}", path.display(), aside.display());
         }
-        Ok(newest.found.map(|(_, files)| files))
+        let Some((path, files)) = newest.found else { return Ok(None) };
+        let state = TrainerState::read(&files).with_context(|| format!("{} cannot be resumed", path.display()))?;
+        if path != checkpoint::of_step(&self.checkpoints(), state.step as u64) {
+            return Err(Failure::CorruptCheckpoint(format!(
+                "{} cannot be resumed: its trainer_state.json is of step {}",
+                path.display(),
+                state.step
+            ))
+            .into());
+        }
+        Ok(Some((files, state)))
     }
 
     /// Points `latest` and `best` at the checkpoints that `state` knows of and that are still there: a crash may have
@@ -233,9 +249,7 @@ impl RunDirectory {
     /// Loads weights and moments from a checkpoint's files; returns the state that was saved with them.
     pub fn restore(files: &Files, prepared: &mut Prepared, optimizer: &mut Optimizer) -> Result<TrainerState> {
         model_files::decode_weights(files, &prepared.model)?;
-        let bytes = files.get("trainer_state.json")?;
-        let state: TrainerState = serde_json::from_slice(bytes)
-            .map_err(|error| Failure::CorruptCheckpoint(format!("trainer_state.json: {error}")))?;
+        let state = TrainerState::read(files)?;
         model_files::decode_optimizer(files, &prepared.model, optimizer)?;
         optimizer.steps = state.step as u64;
         Ok(state)
@@ -244,10 +258,19 @@ impl RunDirectory {
 
 /// Takes the run for this process.
 fn lock(path: &Path) -> Result<File> {
-    let file = path.join(".lock");
+    let file = path.join(LOCK);
     let open = || OpenOptions::new().create(true).truncate(false).write(true).open(&file);
     let lock = open().with_context(|| format!("cannot open {}", file.display()))?;
-    match lock.try_lock() {
+    let mut taken = lock.try_lock();
+    // Whoever lists runs holds it for an instant.
+    for _ in 0..5 {
+        if !matches!(taken, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        taken = lock.try_lock();
+    }
+    match taken {
         Err(TryLockError::WouldBlock) => {
             let name = path.display();
             Err(Failure::Usage(format!("another process is training in {name}; wait for it, or stop it")).into())
@@ -257,30 +280,39 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
-/// Shortens a file to `len` bytes; one that is shorter already stays.
-fn cut(path: &Path, len: u64) -> Result<()> {
-    let cut = || -> std::io::Result<()> {
-        let file = OpenOptions::new().write(true).open(path)?;
-        fault::system_call();
-        if file.metadata()?.len() > len { file.set_len(len) } else { Ok(()) }
-    };
-    cut().with_context(|| format!("cannot shorten {}", path.display()))
+/// Whether a process is training in the run.
+pub(super) fn is_locked(path: &Path) -> bool {
+    let lock = File::open(path.join(LOCK));
+    lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
-/// Keys with different values, apart from those that may change.
-fn differing_keys(saved: &Config, config: &Config) -> Result<Vec<String>> {
-    let (saved, config) = (toml::Table::try_from(saved)?, toml::Table::try_from(config)?);
-    let mut keys = Vec::new();
-    for (section, values) in &config {
-        for (key, value) in values.as_table().into_iter().flatten() {
-            let name = format!("{section}.{key}");
-            let before = saved.get(section).and_then(|values| values.get(key));
-            if before != Some(value) && !MAY_CHANGE.contains(&name.as_str()) {
-                keys.push(name);
-            }
+/// What of `run.json` is read again.
+#[derive(Deserialize)]
+pub(super) struct Facts {
+    data_sha256: String,
+    pub parameters: ParameterCounts,
+}
+
+/// Of a model.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct ParameterCounts {
+    pub total: usize,
+    /// Per token.
+    pub active: usize,
+}
+
+impl Facts {
+    /// The facts in the file at `path`; none if it is not there.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        match fs::read(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+            Ok(bytes) => match serde_json::from_slice(&bytes) {
+                Ok(facts) => Ok(Some(facts)),
+                Err(error) => Err(Failure::CorruptCheckpoint(format!("{} is damaged: {error}", path.display())).into()),
+            },
         }
     }
-    Ok(keys)
 }
 
 fn git_revision() -> Option<String> {

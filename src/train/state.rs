@@ -1,7 +1,9 @@
 //! The trainer's state besides weights and moments: `trainer_state.json` of a checkpoint.
 
+use super::Ending;
 use super::prepare::Prepared;
-use crate::config::Config;
+use crate::checkpoint::Files;
+use crate::config::{Config, TrainConfig};
 use crate::error::Failure;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -21,7 +23,7 @@ pub struct Skipped {
 }
 
 /// Everything that the next step depends on and that is not a tensor.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
     /// Optimizer steps done.
     pub step: usize,
@@ -45,6 +47,11 @@ pub struct TrainerState {
     /// How much of the run's `metrics.jsonl` and `samples.txt` had been written.
     pub metrics_lines: usize,
     pub samples_bytes: u64,
+    /// The SHA-256 of that, of the metrics without times. Checkpoints of earlier versions do not have it.
+    #[serde(default)]
+    pub metrics_sha256: Option<String>,
+    #[serde(default)]
+    pub samples_sha256: Option<String>,
     /// Of the run's `config.toml`.
     pub config_sha256: String,
     pub data_sha256: String,
@@ -65,6 +72,8 @@ impl TrainerState {
             skipped: Vec::new(),
             metrics_lines: 0,
             samples_bytes: 0,
+            metrics_sha256: None,
+            samples_sha256: None,
             config_sha256: config_sha256(config)?,
             data_sha256: prepared.data_sha256.clone(),
         })
@@ -96,19 +105,56 @@ impl TrainerState {
         self.recent_losses.drain(..excess);
     }
 
-    /// Refuses to continue `saved` on other data.
-    pub fn check_same_data(&self, saved: &Self) -> Result<()> {
-        if self.data_sha256 != saved.data_sha256 {
-            return Err(Failure::Usage(format!(
-                "the text in data.sources is not what this run was trained on so far (SHA-256 {} instead of {}); \
-                 resume with the same files, or start another run with --run",
-                &self.data_sha256[..16],
-                saved.data_sha256.get(..16).unwrap_or_default()
+    /// The state in a checkpoint's files.
+    ///
+    /// # Errors
+    /// [`Failure::CorruptCheckpoint`] where it cannot be read or contradicts itself.
+    pub fn read(files: &Files) -> Result<Self> {
+        let corrupt = |reason: String| Failure::CorruptCheckpoint(format!("trainer_state.json: {reason}"));
+        let state: Self =
+            serde_json::from_slice(files.get("trainer_state.json")?).map_err(|error| corrupt(error.to_string()))?;
+        let Self { step, best_step, due_step, .. } = state;
+        if best_step.is_some_and(|best| best > step) || due_step > step {
+            return Err(corrupt(format!("best_step or due_step lies behind step {step}")).into());
+        }
+        Ok(state)
+    }
+
+    /// How the run has ended, if it has: no step is left, or no patience.
+    pub fn ending(&self, train: &TrainConfig) -> Option<Ending> {
+        let patience = train.early_stopping_patience;
+        if patience > 0 && self.evaluations_without_improvement >= patience {
+            return Some(Ending::StoppedEarly);
+        }
+        (self.step >= train.max_steps).then_some(Ending::Finished)
+    }
+
+    /// Refuses a saved state that no run of this configuration can have come to.
+    pub fn check_belongs_to(&self, config: &Config) -> Result<()> {
+        let tokens = (self.step as u64).checked_mul(config.tokens_per_step() as u64);
+        if self.seed != config.train.seed || Some(self.tokens) != tokens {
+            return Err(Failure::CorruptCheckpoint(format!(
+                "trainer_state.json: step {} with seed {} and {} tokens is not of this run's configuration",
+                self.step, self.seed, self.tokens
             ))
             .into());
         }
         Ok(())
     }
+}
+
+/// Refuses to continue a run on other texts: SHA-256 of those that were read now, and of those that it began with.
+pub fn check_same_data(now: &str, before: &str) -> Result<()> {
+    if now != before {
+        return Err(Failure::Usage(format!(
+            "the text in data.sources is not what this run was trained on so far (SHA-256 {} instead of {}); resume with \
+             the same files, or start another run in another directory",
+            now.get(..16).unwrap_or_default(),
+            before.get(..16).unwrap_or_default()
+        ))
+        .into());
+    }
+    Ok(())
 }
 
 /// SHA-256 of `config.toml` as a run directory holds it.

@@ -214,7 +214,7 @@ impl Trainer {
             self.go_back(self.due_checkpoint()?.as_ref())?;
         } else if *moved {
             // Steps are a matter of state and configuration alone, so that these are taken again as they were.
-            let newest = self.directory.newest()?;
+            let newest = self.directory.newest()?.map(|(files, _)| files);
             self.go_back(newest.as_ref())?;
             let target = self.state.step;
             log::warn!("{reason}back to step {target}, and on without this batch");
@@ -248,7 +248,7 @@ impl Trainer {
         self.state = TrainerState { skipped, config_sha256, ..state };
         self.directory.relink(&self.state)?;
         checkpoint::discard_after(&self.directory.checkpoints(), self.state.step as u64)?;
-        self.directory.rewind(&self.state)?;
+        self.directory.rewind(&mut self.state)?;
         Ok(())
     }
 

@@ -1,11 +1,11 @@
 //! The first of two readings of a run's text, document by document: its hash, and a sample of bounded size for what
 //! is made from the text besides token arrays.
 
-use super::prepare::{DataFile, DataHash, grouped, read_options};
+use super::prepare::{DataFile, DataHash, for_each_text, grouped};
 use crate::config::{Config, TokenizerConfig, TokenizerKind};
 use crate::dataset::split;
 use crate::tokenizer::Tokenizer;
-use crate::transcript::{Document, for_each_document};
+use crate::transcript::Document;
 use anyhow::Result;
 use std::collections::BTreeSet;
 
@@ -32,7 +32,7 @@ impl Survey {
         let mut files = Vec::new();
         let (mut training, mut validation) = (Sample::default(), Sample::default());
         let mut characters = BTreeSet::new();
-        for_each_document(&config.data.sources, &read_options(&config.data), |document: Document| {
+        for_each_text(&config.data, |document: Document| {
             hash.add(&document);
             if files.len() < MAX_LISTED {
                 files.push(DataFile::of(&document));

@@ -238,7 +238,12 @@ fn with_damage_marked(bytes: Vec<u8>) -> Vec<u8> {
     const MAX_DAMAGED: usize = 3;
     const MAX_DAMAGED_SHARE: usize = 200;
     let damaged = bytes.utf8_chunks().filter(|chunk| !chunk.invalid().is_empty()).count();
-    if damaged == 0 || (damaged > MAX_DAMAGED && damaged * MAX_DAMAGED_SHARE > bytes.len()) {
+    // UTF-16 begins with two bytes that no UTF-8 has; `decode` tells it.
+    if damaged == 0
+        || bytes.starts_with(b"\xff\xfe")
+        || bytes.starts_with(b"\xfe\xff")
+        || (damaged > MAX_DAMAGED && damaged * MAX_DAMAGED_SHARE > bytes.len())
+    {
         return bytes;
     }
     let mut marked = String::with_capacity(bytes.len() + damaged * UNDECODABLE.len_utf8());

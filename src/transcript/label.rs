@@ -81,10 +81,10 @@ pub(super) fn leading_label(text: &str) -> Option<Label<'_>> {
 }
 
 impl Label<'_> {
-    /// A name beside a time is one by its form.
+    /// A name beside a time is one by its form, but `so at (00:12): go` is none.
     fn with_time(self, start_ms: Option<u64>) -> Self {
         let kind = match self.kind {
-            Kind::Name | Kind::Uncased | Kind::Loose if start_ms.is_some() => Kind::Marked,
+            Kind::Name | Kind::Uncased if start_ms.is_some() => Kind::Marked,
             kind => kind,
         };
         Self { start_ms: self.start_ms.or(start_ms), kind, ..self }
@@ -137,37 +137,38 @@ fn label_of_head<'a>(head: &'a str, words: &'a str) -> Option<Label<'a>> {
     let (name, time) = without_trailing_time(head);
     let label = Label { name: known_name(name), start_ms: None, kind: form(name)?, words: words.trim() };
     match leading_time(label.words) {
-        // `Ana: 10:30 is fine` speaks of a time, `Ana: [10:30]` and `Ana: 00:10:30` are at it.
-        Some((start_ms, after)) if label.words.starts_with(['[', '(']) || label.words.matches(':').count() >= 2 => {
-            Some(Label { words: after, ..label.with_time(time.or(Some(start_ms))) })
-        }
-        _ => Some(label.with_time(time)),
+        Some((start_ms, after)) => Some(Label { words: after, ..label.with_time(time.or(Some(start_ms))) }),
+        None => Some(label.with_time(time)),
     }
 }
 
-/// `[00:12]`, `(00:12)`, `00:12` and what follows.
+/// `[00:12]`, `(00:12)`, `00:00:12` and what follows; `10:30 is fine` speaks of a time.
 fn leading_time(text: &str) -> Option<(u64, &str)> {
     if let Some((inside, after)) = leading_brackets(text) {
         return Some((parse_clock(inside.trim())?, after.trim_start()));
     }
     let end = text.find(char::is_whitespace).unwrap_or(text.len());
-    Some((parse_clock(&text[..end])?, text[end..].trim_start()))
+    Some((parse_full_clock(&text[..end])?, text[end..].trim_start()))
 }
 
-/// The name in `Ana (00:00:12)`, `Ana [00:12]`, `Ana 00:12`.
+/// The name in `Ana (00:00:12)`, `Ana [00:12]`, `Ana 00:00:12`.
 fn without_trailing_time(head: &str) -> (&str, Option<u64>) {
-    let opening = if head.ends_with(')') {
-        "("
-    } else if head.ends_with(']') {
-        "["
-    } else {
-        " "
+    let (opening, closing) = match head.chars().next_back() {
+        Some(')') => ("(", ")"),
+        Some(']') => ("[", "]"),
+        _ => (" ", ""),
     };
     let Some((name, time)) = head.rsplit_once(opening) else { return (head, None) };
-    match parse_clock(time.trim_end_matches([')', ']']).trim()) {
+    let time = time.strip_suffix(closing).unwrap_or(time).trim();
+    match if closing.is_empty() { parse_full_clock(time) } else { parse_clock(time) } {
         Some(ms) if !name.trim().is_empty() => (name.trim(), Some(ms)),
         _ => (head, None),
     }
+}
+
+/// With hours, as nobody says a time.
+fn parse_full_clock(clock: &str) -> Option<u64> {
+    parse_clock(clock).filter(|_| clock.matches(':').count() == 2)
 }
 
 /// The inside of the brackets that `text` starts with, not longer than a label, and what follows them.
@@ -356,6 +357,12 @@ mod tests {
     }
 
     #[test]
+    fn a_time_of_day_makes_no_name() {
+        assert_eq!(leading_label("Monday 10:30: a meeting"), None);
+        assert_eq!(leading_label("10:30 Bus: late").map(|label| label.kind), None);
+    }
+
+    #[test]
     fn other_text_with_a_colon_is_no_label() {
         for line in [
             "",
@@ -372,6 +379,8 @@ mod tests {
             "one two three four five six seven: no",
             "12: twelve",
             "Ana said: \"no",
+            "Meet me at 10:30: bring it",
+            "so we start at 00:00:05: go",
         ] {
             let label = leading_label(line);
             assert!(label.is_none_or(|label| label.kind == Kind::Loose), "{line}: {label:?}");

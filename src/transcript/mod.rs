@@ -23,6 +23,8 @@ mod rows;
 mod sources;
 mod speakers;
 mod styled;
+#[cfg(test)]
+mod subtitle_tests;
 mod subtitles;
 #[cfg(test)]
 mod table_tests;
@@ -35,6 +37,7 @@ pub use format::{Format, RecognisedBy};
 
 use anyhow::{Result, anyhow};
 use std::borrow::Cow;
+use std::path::Path;
 
 /// One transcript as plain text, ready for the tokenizer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,13 +97,20 @@ pub struct ReadOptions {
     pub keep_timestamps: bool,
     /// `Name: ` before each turn whose speaker is known.
     pub keep_speakers: bool,
+    /// Where relative sources are; empty: in the current directory.
+    pub directory: Cow<'static, str>,
     /// The column of a table (CSV, TSV, Parquet), or the key of a JSONL row, that holds the text.
     pub text_column: Cow<'static, str>,
 }
 
 impl ReadOptions {
     /// Speakers stay, timestamps go, and a table's text is in its column `text`.
-    pub const DEFAULT: Self = Self { keep_timestamps: false, keep_speakers: true, text_column: Cow::Borrowed("text") };
+    pub const DEFAULT: Self = Self {
+        keep_timestamps: false,
+        keep_speakers: true,
+        directory: Cow::Borrowed(""),
+        text_column: Cow::Borrowed("text"),
+    };
 }
 
 impl Default for ReadOptions {
@@ -110,7 +120,8 @@ impl Default for ReadOptions {
 }
 
 /// Expands each source (a file, a directory searched recursively, or a glob; `path=domain` carries a label unless a
-/// file of that whole name exists) and reads every file, sorted by name and each once.
+/// file of that whole name exists) and reads every file, sorted by name and each once. Relative sources are in
+/// `options.directory`, which takes no part in names, domains and order.
 ///
 /// Errors are [`Failure::Usage`](crate::error::Failure::Usage) where a source names nothing to read, and otherwise
 /// tell file and line of what cannot be read.
@@ -141,7 +152,9 @@ pub fn for_each_item(
     options: &ReadOptions,
     mut visit: impl FnMut(Item) -> Result<()>,
 ) -> Result<()> {
-    sources::expand(sources)?.iter().try_for_each(|source| file::read(source, options, &mut visit))
+    sources::expand(Path::new(&*options.directory), sources)?
+        .iter()
+        .try_for_each(|source| file::read(source, options, &mut visit))
 }
 
 fn with_unix_newlines(text: &str) -> Cow<'_, str> {

@@ -133,11 +133,10 @@ fn common_lines(before: &Cue, cue: &Cue) -> Option<Pair> {
 
 /// The last words of one cue as the first of the next, wherever their lines break.
 fn common_words(before: &Cue, cue: &Cue) -> Option<Pair> {
-    let words = |cue: &'_ Cue| -> Vec<String> {
-        cue.lines.iter().flat_map(|line| line.text.split_whitespace()).map(str::to_string).collect()
-    };
-    let (old, new) = (words(before), words(cue));
-    let most = old.len().min(new.len()).min(MAX_WORDS);
+    let mut old: Vec<&str> = words_of(before).rev().take(MAX_WORDS).collect();
+    old.reverse();
+    let new: Vec<&str> = words_of(cue).take(MAX_WORDS).collect();
+    let most = old.len().min(new.len());
     let count = (MIN_WORDS..=most).rev().find(|&count| old[old.len() - count..] == new[..count])?;
     let mut left = count;
     for (lines, line) in cue.lines.iter().enumerate() {
@@ -148,6 +147,10 @@ fn common_words(before: &Cue, cue: &Cue) -> Option<Pair> {
         left -= in_line;
     }
     Some(Pair::Overlap { lines: cue.lines.len(), bytes: 0 })
+}
+
+fn words_of<'a>(cue: &'a Cue) -> impl DoubleEndedIterator<Item = &'a str> {
+    cue.lines.iter().flat_map(|line| line.text.split_whitespace())
 }
 
 fn bytes_of_words(text: &str, count: usize) -> usize {

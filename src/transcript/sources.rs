@@ -20,29 +20,38 @@ pub(super) struct Source {
     pub domain: String,
 }
 
-/// All files of all sources, sorted by name. A file that several sources reach is listed once, with the label if one
-/// of them carries it.
-pub(super) fn expand(sources: &[String]) -> Result<Vec<Source>> {
-    let mut found: HashMap<PathBuf, (PathBuf, Option<&str>)> = HashMap::new();
+/// All files of all sources, sorted by name. Relative sources are looked for in `directory` (empty: the current one),
+/// which takes no part in names, domains and order. A file that several sources reach is listed once, with the label if
+/// one of them carries it.
+pub(super) fn expand(directory: &Path, sources: &[String]) -> Result<Vec<Source>> {
+    let mut found: HashMap<PathBuf, (Source, Option<&str>)> = HashMap::new();
     for source in sources {
-        let (path, label) = split_label(source)?;
-        for file in files_of(path)? {
+        let (path, label) = split_label(directory, source)?;
+        for file in files_of(directory, path)? {
             let identity = fs::canonicalize(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            let (_, known_label) = found.entry(identity).or_insert((file, label));
+            let name = name_of(&file, if Path::new(path).is_absolute() { Path::new("") } else { directory });
+            let source = Source { path: file, name, domain: String::new() };
+            let (_, known_label) = found.entry(identity).or_insert((source, label));
             *known_label = known_label.or(label);
         }
     }
-    let mut files: Vec<Source> = found
-        .into_values()
-        .map(|(path, label)| {
-            let folder = path.parent().and_then(Path::file_name).map(|folder| folder.to_string_lossy().into_owned());
-            let domain = label.map(str::to_string).or(folder).unwrap_or_else(|| DEFAULT_DOMAIN.to_string());
-            Source { name: path.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/"), path, domain }
-        })
-        .collect();
+    let mut files: Vec<Source> = found.into_values().map(|(file, label)| with_domain(file, label)).collect();
     // Different names that are not UTF-8 may look the same.
     files.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
     Ok(files)
+}
+
+/// The path with `/`, as it would be in `directory` itself.
+fn name_of(file: &Path, directory: &Path) -> String {
+    let name = file.to_string_lossy();
+    let name = name.strip_prefix(&*directory.join("").to_string_lossy()).unwrap_or(&name);
+    name.replace(std::path::MAIN_SEPARATOR, "/")
+}
+
+fn with_domain(file: Source, label: Option<&str>) -> Source {
+    let folder = Path::new(&file.name).parent().and_then(Path::file_name).map(|folder| folder.to_string_lossy());
+    let domain = label.map(str::to_string).or(folder.map(|folder| folder.into_owned()));
+    Source { domain: domain.unwrap_or_else(|| DEFAULT_DOMAIN.to_string()), ..file }
 }
 
 /// The extension in lower case; empty if there is none.
@@ -52,9 +61,9 @@ pub(super) fn extension(path: &Path) -> String {
 
 /// `path=domain` in two, unless there is a file of that whole name. What follows the last `=` is part of the path
 /// where it contains a `/`.
-fn split_label(source: &str) -> Result<(&str, Option<&str>)> {
+fn split_label<'a>(directory: &Path, source: &'a str) -> Result<(&'a str, Option<&'a str>)> {
     match source.rsplit_once('=') {
-        Some((path, label)) if !Path::new(source).exists() && !label.contains(std::path::is_separator) => {
+        Some((path, label)) if !directory.join(source).exists() && !label.contains(std::path::is_separator) => {
             if label.trim().is_empty() {
                 return Err(usage(format!(
                     "source \"{source}\": the domain after \"=\" is empty; write {path}=NAME or {path}"
@@ -66,24 +75,22 @@ fn split_label(source: &str) -> Result<(&str, Option<&str>)> {
     }
 }
 
-fn files_of(path: &str) -> Result<Vec<PathBuf>> {
+fn files_of(directory: &Path, path: &str) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    if Path::new(path).is_dir() {
-        walk(Path::new(path), &mut files)?;
-    } else if Path::new(path).exists() {
-        return Ok(vec![PathBuf::from(path)]);
+    let whole = directory.join(path);
+    if whole.is_dir() && !path.is_empty() {
+        walk(&whole, &mut files)?;
+    } else if whole.exists() && !path.is_empty() {
+        return Ok(vec![whole]);
     } else if path.contains(['*', '?', '[']) {
         let components: Vec<&str> = path.split(std::path::is_separator).collect();
         match components.split_first() {
             Some((&"", below_root)) => matches(Path::new(std::path::MAIN_SEPARATOR_STR), below_root, &mut files)?,
-            _ => matches(Path::new(""), &components, &mut files)?,
+            _ => matches(directory, &components, &mut files)?,
         }
     } else {
-        let folder = std::env::current_dir().unwrap_or_default();
-        let message = format!(
-            "source \"{path}\": no such file or directory (sources are relative to the current directory, {})",
-            folder.display()
-        );
+        let looked_for = std::path::absolute(&whole).unwrap_or(whole);
+        let message = format!("source \"{path}\": no such file or directory (looked for {})", looked_for.display());
         return Err(usage(message));
     }
     if files.is_empty() {
@@ -193,7 +200,7 @@ mod tests {
     fn listing(folder: &Path, sources: &[&str]) -> Result<Vec<String>> {
         let root = folder.to_str().unwrap();
         let sources: Vec<String> = sources.iter().map(|source| format!("{root}/{source}")).collect();
-        let files = expand(&sources)?;
+        let files = expand(Path::new(""), &sources)?;
         Ok(files.iter().map(|file| format!("{} ({})", &file.name[root.len() + 1..], file.domain)).collect())
     }
 
@@ -237,7 +244,7 @@ mod tests {
     fn a_source_that_names_nothing_is_a_usage_error() {
         let folder = tree(&["a/1.png"]);
         for (source, message) in [
-            ("missing.txt", "no such file or directory (sources are relative to the current directory"),
+            ("missing.txt", "no such file or directory (looked for /"),
             ("a", "no transcript found there (looked for .txt .text .md .markdown"),
             ("a/*.png", "no transcript found there"),
             ("b/*.txt", "no transcript found there"),
@@ -248,6 +255,27 @@ mod tests {
             assert!(error.to_string().contains(message), "{error}");
             assert_eq!(exit_code(&error), 2, "{error}");
         }
+    }
+
+    #[test]
+    fn a_directory_for_relative_sources_changes_neither_names_nor_domains() {
+        let folder = tree(&["[a]=b/talk.txt", "[a]=b/talks/1.srt", "[a]=b/talks/x.txt", "[a]=b/notes.md"]);
+        let directory = folder.path().join("[a]=b");
+        let listing = |sources: &[&str]| {
+            let files = expand(&directory, &sources.iter().map(|source| source.to_string()).collect::<Vec<_>>());
+            let files = files.unwrap_or_else(|error| panic!("{error}"));
+            assert!(files.iter().all(|file| file.path.is_absolute()), "{files:?}");
+            files.into_iter().map(|Source { name, domain, .. }| format!("{name} ({domain})")).collect::<Vec<_>>()
+        };
+        assert_eq!(listing(&["talk.txt", "notes.md=n"]), ["notes.md (n)", "talk.txt (text)"]);
+        assert_eq!(listing(&["*.txt", "talks"]), ["talk.txt (text)", "talks/1.srt (talks)", "talks/x.txt (talks)"]);
+        assert_eq!(listing(&["."]).len(), 4);
+        let absolute = directory.join("talks").to_str().unwrap().to_string();
+        let shown = absolute.replace(std::path::MAIN_SEPARATOR, "/");
+        assert_eq!(listing(&[&absolute]), [format!("{shown}/1.srt (talks)"), format!("{shown}/x.txt (talks)")]);
+        let error = expand(&directory, &["gone.txt".into()]).unwrap_err().to_string();
+        assert!(error.contains(directory.join("gone.txt").to_str().unwrap()), "{error}");
+        assert!(expand(&directory, &[String::new()]).is_err(), "an empty source is not the directory");
     }
 
     #[cfg(unix)]

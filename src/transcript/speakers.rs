@@ -138,10 +138,6 @@ impl Use {
     fn recurs(&self) -> bool {
         self.times >= 2 && self.is_varied
     }
-
-    fn can_be_name(&self) -> bool {
-        !matches!(self.kind, Kind::Heading | Kind::Bracketed)
-    }
 }
 
 /// Which labels of a file are names.
@@ -149,7 +145,7 @@ struct Names {
     known: HashMap<String, bool>,
     /// Some piece has a speaker.
     any: bool,
-    /// At least half of the cues have one.
+    /// More than half of the cues have one.
     in_most_cues: bool,
 }
 
@@ -161,7 +157,7 @@ impl Names {
         let mut names = Self { known, any: false, in_most_cues: false };
         let named = count_cues(pieces, |piece| names.is_named(piece));
         names.any = named > 0 || pieces.iter().any(|marked| names.is_named(&marked.piece));
-        names.in_most_cues = named * 2 >= evidence.cues;
+        names.in_most_cues = named * 2 > evidence.cues;
         names
     }
 
@@ -197,9 +193,12 @@ impl Names {
         if piece.speaker.is_some() {
             return piece.speaker == turn.speaker;
         }
-        let in_turn = (self.any && self.in_most_cues)
-            || turn.text.is_empty()
-            || (!ends_sentence(&turn.text) && turn.text.len() < UNNAMED_LINE_BYTES);
+        if turn.text.is_empty() {
+            // A label in a line of its own.
+            return true;
+        }
+        let in_turn =
+            (self.any && self.in_most_cues) || (!ends_sentence(&turn.text) && turn.text.len() < UNNAMED_LINE_BYTES);
         !piece.opens && in_turn
     }
 }
@@ -244,6 +243,20 @@ struct Evidence {
     is_cased: bool,
     /// The file names speakers apart from the words.
     has_speakers: bool,
+    totals: Totals,
+}
+
+/// Sums over all labels of a file.
+#[derive(Default)]
+struct Totals {
+    /// How often there is a label that may be a name.
+    labels: usize,
+    /// Whether one of them is there twice.
+    some_recur: bool,
+    /// Different names in brackets that recur.
+    recurring_brackets: usize,
+    /// Different ones that recur and do not look like words of the text.
+    recurring_names: usize,
 }
 
 impl Evidence {
@@ -272,21 +285,44 @@ impl Evidence {
         }
         count_as_words(&mut uses, pieces);
         let cues = pieces.iter().filter(|marked| marked.piece.place == Place::StartsCue).count();
-        let can_be_name = |label: &Label| !matches!(label.kind, Kind::Heading | Kind::Bracketed);
-        let is_labelled =
-            |piece: &Piece| piece.speaker.is_some() || label_of(piece).is_some_and(|label| can_be_name(&label));
+        let is_labelled = |piece: &Piece| {
+            let can_be_name = |label: Label| !matches!(label.kind, Kind::Heading | Kind::Bracketed);
+            piece.speaker.is_some() || label_of(piece).is_some_and(can_be_name)
+        };
+        let is_bracketed = |piece: &Piece| label_of(piece).is_some_and(|label| label.kind == Kind::Bracketed);
         let starts =
             |test: fn(char) -> bool| pieces.iter().filter(|marked| marked.piece.text.starts_with(test)).count();
-        Self {
+        let mut evidence = Self {
             cues,
             labelled_cues: count_cues(pieces, is_labelled),
-            bracketed_cues: count_cues(pieces, |piece| {
-                label_of(piece).is_some_and(|label| label.kind == Kind::Bracketed)
-            }),
+            bracketed_cues: count_cues(pieces, is_bracketed),
             is_cased: starts(char::is_uppercase) > starts(char::is_lowercase),
             has_speakers: pieces.iter().any(|marked| marked.piece.speaker.is_some()),
+            totals: Totals::default(),
             uses,
+        };
+        evidence.totals = evidence.sum();
+        evidence
+    }
+
+    fn sum(&self) -> Totals {
+        let mut totals = Totals::default();
+        for label in self.uses.values() {
+            let recurs = usize::from(label.recurs());
+            match label.kind {
+                Kind::Heading => continue,
+                Kind::Bracketed => {
+                    totals.recurring_brackets += recurs;
+                    continue;
+                }
+                Kind::Name => totals.recurring_names += usize::from(self.recurs_as_name(label)),
+                Kind::Uncased | Kind::Marked => totals.recurring_names += recurs,
+                Kind::Loose => {}
+            }
+            totals.labels += label.times;
+            totals.some_recur |= label.times >= 2;
         }
+        totals
     }
 
     fn is_name(&self, label: &Use) -> bool {
@@ -294,49 +330,39 @@ impl Evidence {
             Kind::Marked => true,
             Kind::Heading => false,
             Kind::Bracketed => self.is_bracketed_name(label),
-            _ if self.labelled_cues * 2 >= self.cues => self.is_name_among_many(label),
+            _ if self.labelled_cues * 2 > self.cues => self.is_name_among_many(label),
             Kind::Name => {
                 let is_frequent = label.times * LONE_NAME_TURNS >= self.cues;
-                self.recurs_as_name(label) && (is_frequent || self.recurring_names() >= 2 || self.has_speakers)
+                self.recurs_as_name(label) && (is_frequent || self.totals.recurring_names >= 2 || self.has_speakers)
             }
             // Without capitals, nothing but numbers tells a name from the start of a sentence.
-            Kind::Uncased => label.times >= 3 && label.recurs() && self.recurring_names() >= 2,
+            Kind::Uncased => label.times >= 3 && label.recurs() && self.totals.recurring_names >= 2,
             Kind::Loose => false,
         }
     }
 
     /// Where most cues carry a label, one that is there once may be a name as well.
     fn is_name_among_many(&self, label: &Use) -> bool {
-        let total: usize = self.uses.values().filter(|label| label.can_be_name()).map(|label| label.times).sum();
-        let some_recur = self.has_speakers || self.uses.values().any(|label| label.can_be_name() && label.recurs());
+        let some_recur = self.has_speakers || self.totals.some_recur;
+        let are_few = self.totals.labels < FEW_LABELS;
         let almost_all = self.labelled_cues * 10 >= self.cues * 9;
-        label.recurs()
+        label.times >= 2
             || match label.kind {
-                Kind::Name => some_recur || total < FEW_LABELS,
-                Kind::Uncased => (some_recur && almost_all) || total < FEW_LABELS,
+                Kind::Name => some_recur || are_few,
+                Kind::Uncased => (some_recur && almost_all) || are_few,
                 _ => some_recur && almost_all,
             }
     }
 
     /// `(Petra Novak)` above what she says, in most cues or taking turns with another.
     fn is_bracketed_name(&self, label: &Use) -> bool {
-        let of_others = |other: &&Use| other.kind == Kind::Bracketed && other.recurs();
-        label.recurs() && (self.bracketed_cues * 2 > self.cues || self.uses.values().filter(of_others).count() >= 2)
+        label.recurs() && (self.bracketed_cues * 2 > self.cues || self.totals.recurring_brackets >= 2)
     }
 
     /// Recurs, and neither continues in small letters nor is a word of the text.
     fn recurs_as_name(&self, label: &Use) -> bool {
         let is_word = label.as_word >= label.times || (self.is_cased && label.before_small * 2 > label.times);
         label.recurs() && !is_word
-    }
-
-    fn recurring_names(&self) -> usize {
-        let is_recurring = |label: &&Use| match label.kind {
-            Kind::Name => self.recurs_as_name(label),
-            Kind::Uncased | Kind::Marked => label.recurs(),
-            _ => false,
-        };
-        self.uses.values().filter(is_recurring).count()
     }
 }
 

@@ -26,7 +26,8 @@ pub(super) fn read(name: &str, contents: &str, format: Format, options: &ReadOpt
     let mut skipped: Vec<(usize, String)> =
         stray.into_iter().map(|line| (line, "text before the first cue".to_string())).collect();
     cues.retain(|cue| {
-        let is_damaged = cue.lines.iter().any(|line| line.text.contains(UNDECODABLE));
+        let damages = |text: &String| text.contains(UNDECODABLE);
+        let is_damaged = cue.lines.iter().any(|line| damages(&line.text) || line.speaker.as_ref().is_some_and(damages));
         if is_damaged {
             skipped.push((cue.line, "a cue that is not valid UTF-8".to_string()));
         }
@@ -93,7 +94,7 @@ mod tests {
     #[test]
     fn sloppy_srt_is_understood() {
         let sloppy = "00:00:01.000 --> 00:00:02.000 X1:10 X2:20\nAna:\n{\\an8}One\n\nmore.\n7\n0:00:03,000-->0:00:04,0\n42\n01:23.4 is the record.\n";
-        assert_eq!(srt(sloppy), "Ana: One more. 42 01:23.4 is the record.\n");
+        assert_eq!(srt(sloppy), "Ana: One more.\n42 01:23.4 is the record.\n");
     }
 
     #[test]

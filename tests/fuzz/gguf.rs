@@ -99,7 +99,7 @@ type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 /// What is read again after writing; none if the writer refuses.
 fn written(model: &Transformer, tokenizer: &Tokenizer, dtype: Dtype) -> Option<(HashMap<String, Value>, Tensors)> {
     let mut file = Cursor::new(Vec::new());
-    gguf::write(&mut file, model, tokenizer, dtype, "a name").ok()?;
+    gguf::write(&mut file, model, tokenizer, None, dtype, "a name").ok()?;
     file.set_position(0);
     let content = Content::read(&mut file).unwrap();
     let mut tensors = Tensors::new();

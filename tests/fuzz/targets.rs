@@ -81,8 +81,9 @@ pub fn foreign(bytes: &[u8]) -> Option<()> {
         if !index.is_empty() {
             write(index_name, index);
         }
-        let (model, tokenizer) = foreign_model::load(folder).ok()?;
-        put_to_use(&model, &tokenizer);
+        let read = foreign_model::load(folder).ok()?;
+        put_to_use(&read.model, &read.tokenizer);
+        model_files::encode_export(&read.model, &read.tokenizer, Some(&read.companions)).unwrap();
         Some(())
     })
 }
@@ -99,9 +100,9 @@ pub const LETTERS: &str = concat!(
 
 /// What a user does with a model: samples, saves, exports. Its weights are finite, and anything else.
 fn put_to_use(model: &Transformer, tokenizer: &Tokenizer) {
-    _ = generate_text(model, tokenizer, &Prompt { text: "a b", tokens: 3 }, &SamplingOptions::default());
+    _ = generate_text(model, tokenizer, &Prompt::new("a b", 3), &SamplingOptions::default());
     model_files::encode(model, tokenizer).unwrap();
-    _ = write_gguf(&mut Cursor::new(Vec::new()), model, tokenizer, Dtype::Q8_0, "fuzz");
+    _ = write_gguf(&mut Cursor::new(Vec::new()), model, tokenizer, None, Dtype::Q8_0, "fuzz");
 }
 
 /// The next part of an input: its length in two bytes, then as many bytes.

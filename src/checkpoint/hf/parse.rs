@@ -1,7 +1,7 @@
 //! Hugging Face's `config.json` back to our configuration. Ours are exact, through the object `"tinymoe"`; of others,
 //! everything that we do not compute is refused by name.
 
-use super::model_type;
+use super::{OURS, model_type};
 use crate::checkpoint::corrupt;
 use crate::config::{Balance, Config, DEFAULTS, MAX_MEMORY_SLOTS, ModelConfig, RouterConfig, ScoringFunc};
 use anyhow::{Context, Result, bail, ensure};
@@ -23,22 +23,63 @@ struct Ours {
 /// # Errors
 /// `CorruptCheckpoint` for what is not such a configuration; a plain error for one that contradicts itself.
 pub fn parse_config_json(bytes: &[u8], origin: &str) -> Result<(ModelConfig, RouterConfig, usize)> {
-    parse(bytes, origin, |keys, _| {
-        let ours =
-            keys.get("tinymoe").ok_or_else(|| corrupt(format!("{origin}: the object \"tinymoe\" is missing")))?;
-        let ours = Ours::deserialize(ours).map_err(|error| corrupt(format!("{origin}: tinymoe: {error}")))?;
-        Ok((ours.model, ours.router))
-    })
+    parse(bytes, origin, from_object)
 }
 
 /// The same from the keys of one of the architectures that we write, as transformers writes them. What only training
-/// needs has its default. An object `"tinymoe"` is passed over: transformers keeps it where it has changed the rest.
+/// needs has its default. An object `"tinymoe"` is passed over: transformers keeps it where it has changed the rest. Only
+/// where no architecture of transformers says what the model is, ours does.
 ///
 /// # Errors
 /// `CorruptCheckpoint` for what is not a configuration or lacks a key; a plain error for an architecture or an option
 /// that we do not compute.
 pub fn parse_foreign_config_json(bytes: &[u8], origin: &str) -> Result<(ModelConfig, RouterConfig, usize)> {
-    parse(bytes, origin, from_architecture)
+    let read = |keys: &Keys, model_type: &str| match model_type {
+        OURS => from_object(keys, model_type),
+        _ => from_architecture(keys, model_type),
+    };
+    parse(bytes, origin, read)
+}
+
+/// From the object `"tinymoe"`.
+fn from_object(keys: &Keys, _model_type: &str) -> Result<(ModelConfig, RouterConfig)> {
+    let origin = keys.origin;
+    let ours = keys.get(OURS).ok_or_else(|| corrupt(format!("{origin}: the object {OURS:?} is missing")))?;
+    let ours = Ours::deserialize(ours).map_err(|error| corrupt(format!("{origin}: {OURS}: {error}")))?;
+    Ok((ours.model, ours.router))
+}
+
+/// Keys of a `config.json` that say the same and differ, with the one that holds.
+pub fn contradictions(config: &Map<String, Value>) -> Vec<String> {
+    let get = |key: &str| config.get(key).filter(|value| !value.is_null());
+    let mut found = Vec::new();
+    for key in ["rope_theta", "partial_rotary_factor"] {
+        let nested = get("rope_parameters").and_then(|rope| rope.get(key)).filter(|value| !value.is_null());
+        if let (Some(outer), Some(inner)) = (get(key), nested)
+            && outer.as_f64() != inner.as_f64()
+        {
+            found.push(format!(
+                "config.json has {key} = {outer} and {inner} in rope_parameters; the latter holds, as in transformers 5"
+            ));
+        }
+    }
+    let counts = expert_count_keys(config.get("model_type").and_then(Value::as_str).unwrap_or_default());
+    let mut counts = counts.into_iter().filter_map(|key| Some((key, get(key)?)));
+    if let Some((first, count)) = counts.next()
+        && let Some((other, value)) = counts.find(|(_, value)| *value != count)
+    {
+        found.push(format!("config.json has {first} = {count} and {other} = {value}; the former holds"));
+    }
+    found
+}
+
+/// The names that the number of experts goes by, the architecture's own first.
+fn expert_count_keys(model_type: &str) -> [&'static str; 3] {
+    match model_type {
+        "glm4_moe" => ["n_routed_experts", "num_local_experts", "num_experts"],
+        "mixtral" | "qwen3_moe" => ["num_local_experts", "num_experts", "n_routed_experts"],
+        _ => ["num_experts", "num_local_experts", "n_routed_experts"],
+    }
 }
 
 fn parse(
@@ -151,7 +192,7 @@ fn from_architecture(keys: &Keys, model_type: &str) -> Result<(ModelConfig, Rout
 
 fn read_experts(keys: &Keys, model_type: &str, model: &mut ModelConfig, router: &mut RouterConfig) -> Result<()> {
     let glm = model_type == "glm4_moe";
-    let experts = ["num_local_experts", "num_experts", "n_routed_experts"];
+    let experts = expert_count_keys(model_type);
     model.num_experts = keys.size(experts.into_iter().find(|key| keys.get(key).is_some()).unwrap_or(experts[0]))?;
     model.num_experts_per_tok = keys.size("num_experts_per_tok")?;
     let width = match model_type {

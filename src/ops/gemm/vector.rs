@@ -1,6 +1,6 @@
 //! Products of a matrix with one vector: bound by reading the matrix, so it is read in its order, row by row. Several rows
 //! at a time would hide more of the sums' latency, but the memory system fetches ahead along one row, not across eight:
-//! from main memory that gave less than half as many bytes a second.
+//! from main memory that gave less than half as many bytes per second.
 
 use super::lanes::{Avx2, Avx512, Lanes};
 
