@@ -7,6 +7,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# Each run is to do all the work.
+export TINYMOE_CACHE=off
 megabytes=${1:-1000}
 cargo build --release --quiet
 program=$PWD/target/release/tinymoe

@@ -15,6 +15,7 @@
 //! that suit the validation text best are taken; with w = 1 among them no text costs more than 8 bits per byte.
 
 use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::RangeInclusive;
@@ -26,7 +27,7 @@ const ORDERS: RangeInclusive<usize> = 2..=6;
 const WEIGHTS: [f64; 6] = [0.0, 0.0625, 0.125, 0.25, 0.5, 1.0];
 
 /// The best n-gram model's result.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Baseline {
     pub order: usize,
     /// Weight of the uniform distribution.

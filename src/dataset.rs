@@ -1,10 +1,12 @@
 //! Documents -> token arrays. The split is fixed by the data alone; a batch is a pure function of (seed, number).
 
+pub mod split;
+pub mod stored;
+
 use crate::random::Stream;
 use crate::tokenizer::{TextStream, Tokenizer};
-use crate::transcript::Document;
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,23 +20,6 @@ use std::sync::{Mutex, PoisonError};
 pub struct Part<'a> {
     pub domain: &'a str,
     pub text: &'a str,
-}
-
-/// Cuts the last `validation_fraction` of each document off, at the end of the line in which it would begin. Returns
-/// the training parts and the validation parts. A document of one line is training text altogether.
-pub fn split(documents: &[Document], validation_fraction: f64) -> (Vec<Part<'_>>, Vec<Part<'_>>) {
-    let (mut training, mut validation) = (Vec::new(), Vec::new());
-    for Document { domain, text, .. } in documents {
-        let target = (text.len() as f64 * (1.0 - validation_fraction)) as usize;
-        let line_end = text.as_bytes()[target..].iter().position(|&byte| byte == b'\n');
-        let cut = line_end.map_or(text.len(), |offset| target + offset + 1);
-        let (head, tail) = text.split_at(cut);
-        let parts = [(&mut training, head), (&mut validation, tail)];
-        for (side, text) in parts.into_iter().filter(|(_, text)| !text.is_empty()) {
-            side.push(Part { domain, text });
-        }
-    }
-    (training, validation)
 }
 
 /// Where token ids are.
@@ -69,11 +54,16 @@ impl IdArray for Vec<u32> {
 /// Arrays of more ids than this are kept in a file: 16 MiB in memory.
 const MAX_IN_MEMORY: usize = 1 << 22;
 
-/// An array of token ids, in memory or, a long one, in a temporary file without a name.
+/// An array of token ids, in memory or, a long one, in a file: a temporary one without a name, or the cache's.
 #[derive(Debug)]
 pub enum Ids {
     Memory(Vec<u32>),
-    File { file: Mutex<File>, len: usize },
+    /// Little-endian, from byte `start` on.
+    File {
+        file: Mutex<File>,
+        start: u64,
+        len: usize,
+    },
 }
 
 impl Default for Ids {
@@ -98,11 +88,11 @@ impl IdArray for Ids {
                 let ids = std::mem::take(ids);
                 let folder = temporary_folder();
                 let file = tempfile::tempfile_in(&folder).with_context(|| unwritable(&folder))?;
-                *self = Ids::File { file: Mutex::new(file), len: 0 };
+                *self = Ids::File { file: Mutex::new(file), start: 0, len: 0 };
                 self.append(&ids)?;
                 self.append(new)?;
             }
-            Ids::File { file, len } => {
+            Ids::File { file, len, .. } => {
                 let bytes: Vec<u8> = new.iter().flat_map(|id| id.to_le_bytes()).collect();
                 let file = file.get_mut().unwrap_or_else(PoisonError::into_inner);
                 file.write_all(&bytes).with_context(|| unwritable(&temporary_folder()))?;
@@ -115,14 +105,14 @@ impl IdArray for Ids {
     fn read(&self, positions: Range<usize>) -> Result<Cow<'_, [u32]>> {
         match self {
             Ids::Memory(ids) => ids.read(positions),
-            Ids::File { file, .. } => {
+            Ids::File { file, start, .. } => {
                 let mut bytes = vec![0; positions.len() * 4];
                 let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
                 let read = |file: &mut File, bytes: &mut [u8]| -> io::Result<()> {
-                    file.seek(SeekFrom::Start(positions.start as u64 * 4))?;
+                    file.seek(SeekFrom::Start(start + positions.start as u64 * 4))?;
                     file.read_exact(bytes)
                 };
-                read(&mut file, &mut bytes).context("cannot read the temporary file of token ids")?;
+                read(&mut file, &mut bytes).context("cannot read the file of token ids")?;
                 Ok(bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
             }
         }
@@ -158,7 +148,7 @@ pub struct Tokens<I = Vec<u32>> {
 }
 
 /// Tokens that do not tell which character they stand for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unknown {
     pub tokens: usize,
     /// What they stand for, and how often.
@@ -367,27 +357,6 @@ pub fn corrupt(inputs: &mut [u32], probability: f64, ids: &Ids, seed: u64, numbe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transcript::Facts;
-
-    fn document(text: &str) -> Document {
-        Document { name: "d".into(), domain: "x".into(), text: text.into(), facts: Facts::default() }
-    }
-
-    #[test]
-    fn validation_is_the_last_part_of_each_document_cut_at_a_line() {
-        let documents = [document("one\ntwo\nthree\nfour\n"), document("a single line without end")];
-        let (training, validation) = split(&documents, 0.4);
-        assert_eq!(training[0].text, "one\ntwo\nthree\n");
-        assert_eq!(validation, [Part { domain: "x", text: "four\n" }]);
-        assert_eq!(training[1].text, "a single line without end");
-    }
-
-    #[test]
-    fn a_cut_inside_a_character_moves_to_the_end_of_its_line() {
-        let documents = [document("ääää\nöö\n")];
-        let (training, validation) = split(&documents, 0.45);
-        assert_eq!((training[0].text, validation[0].text), ("ääää\n", "öö\n"));
-    }
 
     #[test]
     fn an_epoch_visits_every_window_once_and_the_next_one_in_another_order() {

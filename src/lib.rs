@@ -39,6 +39,7 @@
 
 pub mod baseline;
 pub mod bench;
+pub mod cache;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;

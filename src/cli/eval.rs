@@ -3,7 +3,8 @@
 use super::{Global, Trained};
 use crate::baseline::ngram_baseline;
 use crate::config::DataConfig;
-use crate::dataset::{Coverage, Part, Tokens, split};
+use crate::dataset::split::{Split, SplitRule};
+use crate::dataset::{Coverage, Part, Tokens};
 use crate::error::Failure;
 use crate::terminal::Phase;
 use crate::train::evaluate::evaluate;
@@ -33,8 +34,8 @@ pub struct EvalArgs {
 /// Text of a run or from the command line.
 pub(super) struct Texts {
     documents: Vec<Document>,
-    /// The held-out part of each document, where the text is the run's own data.
-    validation_fraction: Option<f64>,
+    /// How they are divided, where they are the run's own data.
+    split: Option<Split>,
 }
 
 impl Texts {
@@ -45,20 +46,20 @@ impl Texts {
             let config = trained.run_config()?.ok_or_else(|| trained.no_validation_split())?.data;
             let documents = read_data(&config)?;
             trained.check_data(&data_sha256(&documents))?;
-            return Ok(Self { documents, validation_fraction: Some(config.validation_fraction) });
+            let rule = trained.state.as_ref().map_or(SplitRule::NEWEST, |state| state.split);
+            let split = Split::of(&documents, rule, config.validation_fraction);
+            return Ok(Self { documents, split: Some(split) });
         }
         // Text is read as the run's was, where that is known.
         let options = trained.run_config()?.unwrap_or_default().data;
-        let documents = read_data(&DataConfig { directory: String::new(), sources: data.to_vec(), ..options })?;
-        Ok(Self { documents, validation_fraction: None })
+        let data = DataConfig { directory: String::new(), sources: data.to_vec(), exclude: Vec::new(), ..options };
+        let documents = read_data(&data)?;
+        Ok(Self { documents, split: None })
     }
 
     /// The names of the documents that have such text, in its order.
     pub fn names(&self) -> Vec<String> {
-        let has_text = |document: &&Document| {
-            self.validation_fraction
-                .is_none_or(|fraction| !split(std::slice::from_ref(*document), fraction).1.is_empty())
-        };
+        let has_text = |document: &&Document| self.split.is_none_or(|split| split.parts(document).1.is_some());
         self.documents.iter().filter(has_text).map(|document| document.name.clone()).collect()
     }
 
@@ -76,16 +77,13 @@ impl Texts {
 
     /// The text to evaluate on, and where it is a validation split also the training part.
     pub fn parts(&self) -> (Option<Vec<Part<'_>>>, Vec<Part<'_>>) {
-        match self.validation_fraction {
-            Some(fraction) => {
-                let (training, validation) = split(&self.documents, fraction);
-                (Some(training), validation)
-            }
-            None => {
-                let whole = self.documents.iter().map(|Document { domain, text, .. }| Part { domain, text });
-                (None, whole.collect())
-            }
-        }
+        let Some(split) = self.split else {
+            let whole = self.documents.iter().map(|Document { domain, text, .. }| Part { domain, text });
+            return (None, whole.collect());
+        };
+        let (training, validation): (Vec<_>, Vec<_>) =
+            self.documents.iter().map(|document| split.parts(document)).unzip();
+        (Some(training.into_iter().flatten().collect()), validation.into_iter().flatten().collect())
     }
 }
 

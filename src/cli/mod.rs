@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod config;
+pub mod data;
 mod ending;
 pub mod eval;
 pub mod export;
@@ -106,6 +107,8 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show what would be read from files, and how
+    Data(data::DataArgs),
     /// Train a model from a configuration, on texts, or both
     Train(train::TrainArgs),
     /// Continue a run
@@ -210,6 +213,7 @@ fn run(cli: Cli) -> Result<()> {
     pool::start_rayon();
     simd::check_environment()?;
     match cli.command {
+        Command::Data(args) => data::run(args),
         Command::Train(args) => train::run(args),
         Command::Resume(args) => resume::run(args),
         Command::Runs(args) => runs::run(args),

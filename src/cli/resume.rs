@@ -51,9 +51,14 @@ pub(super) fn go_on(mut config: Config, path: &Path, pause_at: Option<usize>) ->
             log::info!("{change}");
         }
     }
+    let prepared = match &newest {
+        Some((files, state)) => {
+            let tokenizer = Tokenizer::from_json(files.get("tokenizer.json")?, "tokenizer.json")?;
+            Prepared::resumed(&config, tokenizer, state.split)?
+        }
+        None => Prepared::new(&config)?,
+    };
     let files = newest.map(|(files, _)| files);
-    let tokenizer = files.as_ref().map(|files| Tokenizer::from_json(files.get("tokenizer.json")?, "tokenizer.json"));
-    let prepared = Prepared::new(&config, tokenizer.transpose()?)?;
     // A crash may have come before that.
     directory.describe(&prepared)?;
     let trainer = Trainer::resume(config, prepared, directory, files.as_ref())?;

@@ -182,7 +182,7 @@ fn name_of_text(text: &str) -> String {
 
 fn start(config: Config, path: &Path) -> Result<Trainer> {
     RunDirectory::check_free(path)?;
-    let prepared = Prepared::new(&config, None)?;
+    let prepared = Prepared::new(&config)?;
     let directory = RunDirectory::create(path)?;
     // The configuration comes first: what stands beside it is a run that can be resumed.
     directory.configure(&config)?;
@@ -207,7 +207,7 @@ pub(super) fn session(mut trainer: Trainer, path: &Path, pause_at: Option<usize>
 }
 
 fn dry_run(config: &Config, choice: Option<&str>) -> Result<()> {
-    let mut prepared = Prepared::new(config, None)?;
+    let mut prepared = Prepared::new(config)?;
     let baseline = prepared.baseline()?.clone();
     let mut out = io::stdout().lock();
     if let Some(choice) = choice {

@@ -56,6 +56,10 @@ pub struct DataConfig {
     #[serde(default)]
     pub directory: String,
     pub sources: Vec<String>,
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    #[serde(default)]
+    pub on_bad_file: OnBadFile,
     pub keep_timestamps: bool,
     #[serde(default = "text_column")]
     pub text_column: String,
@@ -66,6 +70,15 @@ pub struct DataConfig {
 /// Of runs that began before the key existed.
 fn text_column() -> String {
     "text".to_string()
+}
+
+/// What to do about a file that was found by searching and cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadFile {
+    #[default]
+    Skip,
+    Stop,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

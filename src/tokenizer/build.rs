@@ -6,13 +6,15 @@ use crate::error::Failure;
 use anyhow::anyhow;
 use std::collections::BTreeSet;
 use tokenizers::decoders::fuse::Fuse;
-use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::{AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer, Trainer};
 
 /// The special token and the 256 bytes.
 const SMALLEST_BPE: usize = 257;
+/// Longer words are cut for training: each merge costs as much as the words that it occurs in are long, so that one
+/// word of megabytes would take minutes. No word of a language is as long.
+const MAX_WORD_BYTES: usize = 256;
 
 /// Byte-level BPE (Sennrich et al. 2016; on bytes: Radford et al. 2019, GPT-2, whose splitting into words it uses)
 /// with at most `vocab_size` tokens, 0 for the default. The vocabulary stays smaller when every pair that is left
@@ -29,19 +31,49 @@ pub fn bpe(vocab_size: usize, texts: &[&str]) -> anyhow::Result<Vec<u8>> {
             .into());
         }
     };
-    let mut tokenizer = byte_level(BPE::default());
-    let mut trainer: TrainerWrapper = BpeTrainer::builder()
+    let mut trainer = BpeTrainer::builder()
         .show_progress(false)
         .vocab_size(vocab_size)
         .min_frequency(2)
         .initial_alphabet(byte_characters().into_iter().collect())
         .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
-        .build()
-        .into();
-    tokenizer
-        .train(&mut trainer, texts.iter().flat_map(|text| pieces(text, PIECE_BYTES)))
+        .build();
+    let mut model = BPE::default();
+    let special = trainer
+        .feed(texts.iter().flat_map(|text| pieces(text, PIECE_BYTES)), words)
+        .and_then(|()| trainer.train(&mut model))
         .map_err(|error| anyhow!("cannot train the tokenizer on the training split: {error}"))?;
+    let mut tokenizer = byte_level(model);
+    tokenizer.add_special_tokens(special).map_err(|error| anyhow!("cannot build the tokenizer: {error}"))?;
     Ok(serde_json::to_vec_pretty(&tokenizer)?)
+}
+
+/// The words of a text as the trainer counts them, a character for each byte.
+fn words(text: &str) -> tokenizers::Result<Vec<String>> {
+    let mut text = PreTokenizedString::from(text);
+    splitting().pre_tokenize(&mut text)?;
+    let words = text.get_splits(OffsetReferential::Original, OffsetType::Byte);
+    Ok(words.into_iter().flat_map(|(word, ..)| chunks(word)).map(str::to_owned).collect())
+}
+
+/// Cuts a long word, whose characters stand for one byte each, between characters of the text.
+pub(super) fn chunks(word: &str) -> Vec<&str> {
+    // No character has more bytes than two (in UTF-8).
+    if word.len() <= MAX_WORD_BYTES {
+        return vec![word];
+    }
+    let inside = &byte_characters()[0x80..0xc0];
+    let mut chunks = Vec::new();
+    let mut rest = word;
+    while let Some((end, _)) =
+        rest.char_indices().skip(MAX_WORD_BYTES).find(|(_, character)| !inside.contains(character))
+    {
+        let (chunk, after) = rest.split_at(end);
+        chunks.push(chunk);
+        rest = after;
+    }
+    chunks.push(rest);
+    chunks
 }
 
 /// Twice the vocabulary for about eight times the text, so that a token is seen often enough to be learned.
@@ -82,10 +114,13 @@ fn without_merges(names: impl Iterator<Item = String>, unknown: Option<&str>) ->
 
 /// Splits into words as GPT-2 does, and words into bytes.
 fn byte_level(model: BPE) -> Tokenizer {
-    let bytes = ByteLevel::default().add_prefix_space(false).trim_offsets(false);
     let mut tokenizer = Tokenizer::new(model);
-    tokenizer.with_pre_tokenizer(Some(bytes)).with_decoder(Some(bytes));
+    tokenizer.with_pre_tokenizer(Some(splitting())).with_decoder(Some(splitting()));
     tokenizer
+}
+
+fn splitting() -> ByteLevel {
+    ByteLevel::default().add_prefix_space(false).trim_offsets(false)
 }
 
 fn finish(mut tokenizer: Tokenizer, special: &[&str]) -> anyhow::Result<Vec<u8>> {

@@ -31,6 +31,8 @@ const MAX_VOCABULARY: usize = 1 << 20;
 const MAX_FILE_BYTES: u64 = 256 << 20;
 /// Texts are encoded in pieces of about this length: the crate takes some 200 bytes of memory for each byte of text.
 const PIECE_BYTES: usize = 1 << 16;
+/// A piece is at most this many times longer than asked for; only words longer than that are cut.
+const MAX_STRETCH: usize = 4;
 
 /// A tokenizer; cloning shares it.
 #[derive(Clone)]
@@ -343,27 +345,59 @@ impl<'a> TextStream<'a> {
     }
 }
 
-/// Cuts a text between a character that is no white space and a space or line feed after it, into pieces of at least
-/// `least` bytes. No match of GPT-2's pattern, `'s|...|\s+(?!\S)|\s+`, can reach over such a place or depends on what is
-/// behind it: only matches of white space contain a space or line feed after their first character, and only they look
-/// ahead, but the one before the cut is of other characters. So the pieces fall into the same words as the whole.
+/// Cuts a text into pieces of at least `least` bytes that fall into the same words as the whole, where GPT-2's pattern,
+/// `'s|...| ?\p{L}+| ?\p{N}+|...|\s+(?!\S)|\s+`, makes the words. A place to cut is [`is_word_end`]. Where none comes
+/// for as long as [`MAX_STRETCH`] pieces, the text is cut between any two characters: such a word (a genome, an image in
+/// base 64) gets other tokens around the cut.
 fn pieces(text: &str, least: usize) -> Vec<&str> {
     let mut pieces = Vec::new();
     let mut rest = text;
-    let cut = |text: &str| {
-        text.char_indices()
-            .zip(text.chars().skip(1))
-            .skip_while(|&((start, before), _)| start + before.len_utf8() < least)
-            .find(|&((_, before), after)| !before.is_whitespace() && matches!(after, ' ' | '\n'))
-            .map(|((start, before), _)| start + before.len_utf8())
-    };
-    while let Some(end) = cut(rest) {
+    while let Some(end) = piece_end(rest, least) {
         let (piece, after) = rest.split_at(end);
         pieces.push(piece);
         rest = after;
     }
     pieces.push(rest);
     pieces
+}
+
+/// Where the first piece of a text ends; none where it is the whole.
+fn piece_end(text: &str, least: usize) -> Option<usize> {
+    let most = least.saturating_mul(MAX_STRETCH);
+    // The character that ends at `least` or after it, and those that follow.
+    let first = char_boundary(text, least.saturating_sub(1));
+    let mut characters = text[first..].char_indices().map(|(offset, character)| (first + offset, character)).peekable();
+    while let Some((start, before)) = characters.next() {
+        let end = start + before.len_utf8();
+        let &(_, after) = characters.peek()?;
+        if end >= least && (is_word_end(before, after) || end >= most) {
+            return Some(end);
+        }
+    }
+    None
+}
+
+/// The last place between two characters of a text that is not behind byte `at`.
+pub(crate) fn char_boundary(text: &str, at: usize) -> usize {
+    let at = at.min(text.len());
+    (0..=at).rev().find(|&place| text.is_char_boundary(place)).unwrap_or(0)
+}
+
+/// Whether no match of GPT-2's pattern can reach over the place between two characters, or depends on what is behind
+/// it. Between a character that is no white space and a space or line feed: only matches of white space contain these
+/// after their first character, and only they look ahead. Between a letter and a digit, or one of them and
+/// punctuation: no match goes on from the one to the other. (In ASCII, and behind Chinese, Japanese and Korean letters:
+/// elsewhere marks may count as letters or not.)
+fn is_word_end(before: char, after: char) -> bool {
+    let letter = before.is_ascii_alphabetic()
+        || matches!(before, '\u{3041}'..='\u{3096}' | '\u{30a1}'..='\u{30fa}' | '\u{4e00}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}');
+    match after {
+        ' ' | '\n' => !before.is_whitespace(),
+        '0'..='9' => letter,
+        'A'..='Z' | 'a'..='z' => before.is_ascii_digit(),
+        '!'..='~' | '\u{3001}'..='\u{3003}' | '\u{ff01}' | '\u{ff0c}' | '\u{ff1f}' => letter || before.is_ascii_digit(),
+        _ => false,
+    }
 }
 
 fn read_file(path: &str) -> anyhow::Result<Vec<u8>> {

@@ -62,11 +62,11 @@ proptest! {
     }
 
     #[test]
-    fn encoding_in_pieces_gives_the_same_tokens(text in r"[ab'res1.\u{a0}é \n\t]{0,60}") {
+    fn encoding_in_pieces_gives_the_same_tokens(text in r"[ab'res1.\u{a0}é \n\t四语。]{0,60}") {
         for kind in [TokenizerKind::Bpe, TokenizerKind::Chars] {
             let tokenizer = made(kind);
             prop_assert!(tokenizer.independent_pieces);
-            let pieces = pieces(&text, 1);
+            let pieces = pieces_at_all_word_ends(&text);
             prop_assert_eq!(pieces.concat(), text.as_str());
             let ids: Vec<u32> = pieces.into_iter().flat_map(|piece| tokenizer.encode(piece).unwrap()).collect();
             prop_assert_eq!(ids, tokenizer.encode(&text).unwrap());
@@ -132,6 +132,56 @@ fn a_long_text_is_the_sum_of_its_pieces() {
     let tokenizer = made(TokenizerKind::Bpe);
     let whole = tokenizer.encoder.encode_fast(text.as_str(), false).unwrap();
     assert_eq!(tokenizer.encode(&text).unwrap(), whole.get_ids());
+}
+
+/// Cut wherever a long text may be.
+fn pieces_at_all_word_ends(text: &str) -> Vec<&str> {
+    let mut starts = vec![0];
+    for ((_, before), (start, after)) in text.char_indices().zip(text.char_indices().skip(1)) {
+        if is_word_end(before, after) {
+            starts.push(start);
+        }
+    }
+    starts.push(text.len());
+    starts.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect()
+}
+
+#[test]
+fn pieces_stay_short_where_words_do_not_and_lose_nothing() {
+    let words = ["a".repeat(1000), "语".repeat(400), "é1.".repeat(300), "a b ".repeat(200), "\u{a0}".repeat(300)];
+    let text = words.concat();
+    for least in [1, 7, 64] {
+        let pieces = pieces(&text, least);
+        assert_eq!(pieces.concat(), text);
+        assert!(pieces.iter().all(|piece| piece.len() <= least * MAX_STRETCH + 2), "{least}");
+        assert!(pieces[..pieces.len() - 1].iter().all(|piece| piece.len() >= least));
+    }
+    assert_eq!(pieces("", 3), [""]);
+}
+
+/// Without the cut, this takes minutes: training is quadratic in the length of a word.
+#[test]
+fn a_word_of_a_megabyte_is_learned_from_and_comes_back() {
+    let bases = |n: u64| ['A', 'C', 'G', 'T'][crate::random::Stream::new(5, "bases", &[]).bits(n) as usize % 4];
+    let genome: String = (0..1 << 20).map(bases).collect();
+    let tokenizer = Tokenizer::from_config(&config(TokenizerKind::Bpe, 300), &[&genome]).unwrap();
+    assert_eq!(tokenizer.vocab_size(), 300);
+    let ids = tokenizer.encode(&genome).unwrap();
+    assert!(ids.len() < genome.len() / 2, "{}", ids.len());
+    assert_eq!(tokenizer.decode(&ids), genome.as_bytes());
+}
+
+#[test]
+fn a_long_word_is_cut_between_characters_and_others_are_left_alone() {
+    let name = |byte: u8| json::byte_characters()[byte as usize];
+    let spelt = |text: &str| text.bytes().map(name).collect::<String>();
+    let word = spelt(&"é语a".repeat(200));
+    let chunks = build::chunks(&word);
+    assert_eq!(chunks.concat(), word);
+    assert!(chunks.len() > 3);
+    assert!(chunks.iter().all(|chunk| chunk.chars().count() < 260 && !chunk.starts_with(name(0xa9))));
+    let ordinary = spelt(&"-".repeat(200));
+    assert_eq!(build::chunks(&ordinary), [ordinary.as_str()]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod overview;
 pub mod prepare;
 pub mod progress;
+pub mod receipt;
 pub mod resume;
 pub mod run_directory;
 pub mod state;

@@ -2,19 +2,27 @@
 //! baseline, which is computed in the background.
 
 use super::memory;
+use super::receipt;
 use super::survey::Survey;
 use crate::baseline::{Baseline, ngram_baseline};
-use crate::config::{Config, DataConfig};
-use crate::dataset::{Coverage, IdArray, Ids, Tokens, split};
+use crate::cache::Cache;
+use crate::config::{Config, DataConfig, OnBadFile};
+use crate::dataset::split::SplitRule;
+use crate::dataset::{Coverage, IdArray, Ids, Tokens, stored};
 use crate::error::Failure;
 use crate::model::transformer::Transformer;
 use crate::terminal::Phase;
 use crate::tokenizer::Tokenizer;
-use crate::transcript::{Document, ReadOptions, for_each_document, read_sources};
+use crate::transcript::{Corpus, Document, ReadOptions, Receipt, Selection};
 use anyhow::{Context, Result, anyhow, ensure};
-use serde::Serialize;
 use sha2::{Digest, Sha256};
+use std::io::Read;
 use std::thread::JoinHandle;
+
+/// Token arrays of a smaller text are made anew each time, faster than they are found.
+const LEAST_KEPT_BYTES: usize = 4 << 20;
+/// Names how what is kept was made: to be changed with the tokenizer's training, the encoding or the baseline.
+const KEPT_FORMAT: &str = "1";
 
 /// Text, tokenizer and model of a run.
 pub struct Prepared {
@@ -26,20 +34,13 @@ pub struct Prepared {
     pub model: Transformer,
     /// SHA-256 of all text with its domains.
     pub data_sha256: String,
-    /// The files it came from.
-    pub files: Vec<DataFile>,
+    /// What it came from, and what was left out.
+    pub receipt: Receipt,
+    /// How it was divided.
+    pub split: SplitRule,
     /// Of a large corpus, what the tokenizer and the n-gram baseline were made from.
     sampled: Option<String>,
     baseline: Pending,
-}
-
-/// A file of the training data, for `run.json`.
-#[derive(Debug, Serialize)]
-pub struct DataFile {
-    name: String,
-    domain: String,
-    /// Of the text as it was read, timestamps and speakers kept or dropped.
-    sha256: String,
 }
 
 /// The baseline, or the thread that computes it.
@@ -50,12 +51,28 @@ enum Pending {
 
 /// Reads the configured sources.
 pub fn read_data(data: &DataConfig) -> Result<Vec<Document>> {
-    read_sources(&data.sources, &read_options(data))
+    let mut documents = Vec::new();
+    let receipt = Corpus::find(&selection(data))?.read(|document| {
+        documents.push(document);
+        Ok(())
+    })?;
+    receipt::warn_of_skipped(&receipt);
+    Ok(documents)
+}
+
+/// What a configuration wants to be read.
+pub fn selection(data: &DataConfig) -> Selection {
+    Selection {
+        sources: data.sources.clone(),
+        exclude: data.exclude.clone(),
+        skip_bad_files: data.on_bad_file == OnBadFile::Skip,
+        options: read_options(data),
+    }
 }
 
 /// As [`read_data`], for more text than fits in memory.
 pub fn for_each_text(data: &DataConfig, visit: impl FnMut(Document) -> Result<()>) -> Result<()> {
-    for_each_document(&data.sources, &read_options(data), visit)
+    Corpus::find(&selection(data))?.read(visit).map(|_| ())
 }
 
 /// [`data_sha256`] of the configured sources.
@@ -114,40 +131,22 @@ impl DataHash {
     }
 }
 
-impl DataFile {
-    pub(super) fn of(document: &Document) -> Self {
-        let Document { name, domain, text, .. } = document;
-        Self { name: name.clone(), domain: domain.clone(), sha256: format!("{:x}", Sha256::digest(text)) }
-    }
+/// The text as tokens.
+struct Encoded {
+    tokenizer: Tokenizer,
+    training: Tokens<Ids>,
+    validation: Tokens<Ids>,
 }
 
-impl Prepared {
-    /// Reads the data and builds everything from it; `tokenizer` is that of the run being resumed, if there is one.
-    ///
-    /// # Errors
-    /// [`Failure::Usage`] where there is too little text for the context, or a domain's text cannot be split.
-    pub fn new(config: &Config, tokenizer: Option<Tokenizer>) -> Result<Self> {
-        memory::check(config)?;
-        let phase = Phase::new("reading the texts");
-        let survey = Survey::of(config)?;
-        drop(phase);
-        let tokenizer = match tokenizer {
-            Some(tokenizer) => tokenizer,
-            None => {
-                let _phase = Phase::new("training the tokenizer");
-                survey.tokenizer(&config.tokenizer)?
-            }
-        };
-        let Survey { data_sha256, files, training: sample, validation: held_out, .. } = survey;
-        let bytes = sample.seen_bytes() + held_out.seen_bytes();
-        let sampled = sample.is_partial().then(|| sample.describe());
-        let baseline = Pending::start(sample.texts(), held_out.texts())?;
-        let phase = Phase::new("encoding the texts");
-        let (mut done, total) = (0, bytes);
+impl Encoded {
+    /// Reads the text again and encodes it; `survey` tells of the first reading.
+    fn new(corpus: &Corpus, survey: &Survey, tokenizer: Tokenizer) -> Result<Self> {
         let (mut training, mut validation, mut hash) = (Tokens::default(), Tokens::default(), DataHash::default());
-        for_each_text(&config.data, |document| {
+        let phase = Phase::new("encoding the texts");
+        let (mut done, total) = (0, survey.shares.training + survey.shares.validation);
+        corpus.read(|document| {
             hash.add(&document);
-            let (head, tail) = split(std::slice::from_ref(&document), config.data.validation_fraction);
+            let (head, tail) = survey.split.parts(&document);
             head.iter().try_for_each(|part| training.push(part, &tokenizer))?;
             tail.iter().try_for_each(|part| validation.push(part, &tokenizer))?;
             done += document.text.len();
@@ -155,17 +154,112 @@ impl Prepared {
             Ok(())
         })?;
         drop(phase);
-        if hash.finish() != data_sha256 {
+        if hash.finish() != survey.data_sha256 {
             let message = "the text in data.sources changed while it was read; start again when it is at rest";
             return Err(Failure::Usage(message.into()).into());
         }
         training.sort_domains();
         validation.sort_domains();
+        Ok(Self { tokenizer, training, validation })
+    }
+
+    /// As it was kept in the cache, which `key` must be the key of.
+    fn kept(cache: &Cache, key: &str) -> Option<Self> {
+        let (json, [training, validation]) = stored::get(cache, key)?;
+        let tokenizer = Tokenizer::from_json(&json, "tokenizer.json").ok()?;
+        Some(Self { tokenizer, training, validation })
+    }
+
+    fn keep(&self, cache: &Cache, key: &str) -> Result<()> {
+        let splits = [&self.training, &self.validation];
+        let ids: usize = splits.iter().map(|tokens| tokens.ids.len()).sum();
+        if !cache.has_room_for(4 * ids as u64) {
+            return Ok(());
+        }
+        let _phase = Phase::new("keeping the tokens for the next run");
+        stored::put(cache, key, &self.tokenizer.to_json()?, splits)
+    }
+}
+
+impl Survey {
+    /// The cache's name for what follows from the text, its split, and `options`.
+    fn key(&self, kind: &str, options: &[u8]) -> String {
+        let mut hash = Sha256::new();
+        let split = format!("{:?}", self.split);
+        for part in [KEPT_FORMAT.as_bytes(), kind.as_bytes(), self.data_sha256.as_bytes(), split.as_bytes(), options] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        format!("{:x}.{kind}", hash.finalize())
+    }
+}
+
+/// What could not be kept is no reason to stop.
+fn warn_of(kept: Result<()>) {
+    if let Err(error) = kept {
+        log::warn!("{error:#}");
+    }
+}
+
+impl Prepared {
+    /// Reads the data and builds everything from it for a new run.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] where there is too little text for the context, or it cannot be split.
+    pub fn new(config: &Config) -> Result<Self> {
+        Self::build(config, None, SplitRule::NEWEST)
+    }
+
+    /// As [`Self::new`], for a run that goes on with its tokenizer and its split.
+    pub fn resumed(config: &Config, tokenizer: Tokenizer, split: SplitRule) -> Result<Self> {
+        Self::build(config, Some(tokenizer), split)
+    }
+
+    fn build(config: &Config, tokenizer: Option<Tokenizer>, rule: SplitRule) -> Result<Self> {
+        memory::check(config)?;
+        let corpus = Corpus::find(&selection(&config.data))?;
+        let mut survey = Survey::of(config, &corpus, rule)?;
+        receipt::warn_of_skipped(&survey.receipt);
+        check_split(config, &survey)?;
+        let is_large = survey.shares.training + survey.shares.validation >= LEAST_KEPT_BYTES;
+        let cache = Cache::from_environment().filter(|_| is_large);
+        let sampled = survey.training.is_partial().then(|| survey.training.describe());
+        let made_how = match &tokenizer {
+            Some(tokenizer) => tokenizer.to_json()?,
+            None if config.tokenizer.path.is_empty() => serde_json::to_vec(&config.tokenizer)?,
+            None => survey.tokenizer(&config.tokenizer)?.to_json()?,
+        };
+        let key = survey.key("tokens", &made_how);
+        let (encoded, baseline) = match cache.as_ref().and_then(|cache| Encoded::kept(cache, &key)) {
+            Some(kept) => (kept, Pending::start(cache, &mut survey)?),
+            None => {
+                let tokenizer = tokenizer.map_or_else(|| survey.tokenizer(&config.tokenizer), Ok)?;
+                let baseline = Pending::start(cache.clone(), &mut survey)?;
+                let encoded = Encoded::new(&corpus, &survey, tokenizer)?;
+                if let Some(cache) = cache {
+                    warn_of(encoded.keep(&cache, &key));
+                }
+                (encoded, baseline)
+            }
+        };
+        let Encoded { tokenizer, training, validation } = encoded;
         check_lengths(config, &training, &validation)?;
         tokenizer.encode(&config.train.sample_prompt).context("train.sample_prompt cannot be used")?;
         let predicted = validation.predicted(&tokenizer);
         let model = Transformer::new(&config.model, &config.router, tokenizer.vocab_size(), config.train.seed)?;
-        Ok(Self { tokenizer, training, validation, predicted, model, data_sha256, files, sampled, baseline })
+        let Survey { data_sha256, receipt, .. } = survey;
+        Ok(Self {
+            tokenizer,
+            training,
+            validation,
+            predicted,
+            model,
+            data_sha256,
+            receipt,
+            split: rule,
+            sampled,
+            baseline,
+        })
     }
 
     /// The n-gram language model's result on the validation split; waits for it if need be.
@@ -198,6 +292,7 @@ impl Prepared {
             (train.max_steps * tokens_per_step) as f64 / self.training.ids.len() as f64,
         ) + &self.normalized_texts().unwrap_or_default()
             + self.sampled.as_deref().unwrap_or_default()
+            + &format!("\n{}", receipt::summary(&self.receipt).join("\n"))
     }
 
     /// A line about texts that the tokenizer's normal form has changed.
@@ -250,10 +345,26 @@ impl Prepared {
 }
 
 impl Pending {
-    fn start(training: Vec<String>, validation: Vec<String>) -> Result<Self> {
-        let thread = std::thread::Builder::new()
-            .name("baseline".into())
-            .spawn(move || ngram_baseline(&training, &validation))?;
+    /// From the cache where it is there, else computed in the background and kept. Takes the survey's samples.
+    fn start(cache: Option<Cache>, survey: &mut Survey) -> Result<Self> {
+        let key = survey.key("baseline", b"");
+        let kept = |cache: &Cache| {
+            let mut json = Vec::new();
+            cache.get(&key)?.1.read_to_end(&mut json).ok()?;
+            serde_json::from_slice(&json).ok()
+        };
+        if let Some(baseline) = cache.as_ref().and_then(kept) {
+            return Ok(Pending::Done(baseline));
+        }
+        let [training, validation] =
+            [&mut survey.training, &mut survey.validation].map(|sample| std::mem::take(sample).texts());
+        let thread = std::thread::Builder::new().name("baseline".into()).spawn(move || {
+            let baseline = ngram_baseline(&training, &validation)?;
+            if let Some(cache) = cache {
+                warn_of(cache.put(&key, |out| Ok(out.write_all(&serde_json::to_vec(&baseline)?)?)));
+            }
+            Ok(baseline)
+        })?;
         Ok(Pending::Running(Some(thread)))
     }
 }
@@ -265,23 +376,48 @@ pub fn grouped(number: usize) -> String {
     groups.join(",")
 }
 
-fn check_lengths(config: &Config, training: &Tokens<Ids>, validation: &Tokens<Ids>) -> Result<()> {
-    let time = config.model.max_position_embeddings;
-    if training.ids.len() <= time {
+/// Refuses a split that leaves a side empty, and warns of one that is far from what was asked for, before any work is
+/// done on the text.
+fn check_split(config: &Config, survey: &Survey) -> Result<()> {
+    let shares = &survey.shares;
+    if shares.validation == 0 || shares.training == 0 {
+        let side = if shares.training == 0 { "training" } else { "validation" };
         return Err(Failure::Usage(format!(
-            "the training text has {} tokens, which is not more than model.max_position_embeddings = {time}; add to \
-             data.sources, or make the context shorter",
-            training.ids.len()
+            "no text is left for {side}: {} document(s) of {} bytes cannot be divided by data.validation_fraction = {}; \
+             add to data.sources, or raise the fraction (up to 0.5)",
+            survey.receipt.documents(),
+            grouped(shares.training + shares.validation),
+            config.data.validation_fraction,
         ))
         .into());
     }
-    if validation.ids.len() < 2 {
-        return Err(Failure::Usage(
-            "no text is left for validation: every document is a single line, or too short to cut \
-             data.validation_fraction off its end at a line; add to data.sources or raise data.validation_fraction"
-                .into(),
-        )
-        .into());
+    // A token is at least a byte, and each text ends with one more.
+    let most = shares.training + survey.receipt.documents();
+    if most <= config.model.max_position_embeddings {
+        return Err(too_short(config, &format!("{} bytes", grouped(shares.training))));
+    }
+    if let Some(warning) = shares.warning(config.data.validation_fraction) {
+        log::warn!("{warning}");
     }
     Ok(())
+}
+
+fn check_lengths(config: &Config, training: &Tokens<Ids>, validation: &Tokens<Ids>) -> Result<()> {
+    if training.ids.len() <= config.model.max_position_embeddings {
+        return Err(too_short(config, &format!("{} tokens", grouped(training.ids.len()))));
+    }
+    if validation.ids.len() < 2 {
+        let message = "the validation text is a single token; add to data.sources or raise data.validation_fraction";
+        return Err(Failure::Usage(message.into()).into());
+    }
+    Ok(())
+}
+
+fn too_short(config: &Config, size: &str) -> anyhow::Error {
+    Failure::Usage(format!(
+        "the training text has {size}, which is not more than model.max_position_embeddings = {}; add to data.sources, or \
+         make the context shorter",
+        config.model.max_position_embeddings
+    ))
+    .into()
 }

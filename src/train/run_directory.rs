@@ -3,6 +3,7 @@
 use super::journal::{Journal, untimed};
 use super::metrics::Record;
 use super::prepare::Prepared;
+use super::receipt;
 use super::resume;
 use super::state::{TrainerState, check_same_data};
 use crate::checkpoint::directory::sync_directory;
@@ -116,6 +117,7 @@ impl RunDirectory {
         if self.path.join("run.json").exists() {
             return Ok(());
         }
+        let (files, receipt) = receipt::facts(&prepared.receipt);
         let facts = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "git_revision": git_revision(),
@@ -124,7 +126,9 @@ impl RunDirectory {
             "threads": pool::threads(),
             "cpu": { "architecture": std::env::consts::ARCH, "kernels": simd::path().name() },
             "data_sha256": prepared.data_sha256,
-            "data": prepared.files,
+            "split": prepared.split,
+            "data": files,
+            "receipt": receipt,
             "tokens": { "training": prepared.training.ids.len(), "validation": prepared.validation.ids.len() },
             "parameters": {
                 "total": prepared.model.parameters.count(),

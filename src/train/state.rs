@@ -4,6 +4,7 @@ use super::Ending;
 use super::prepare::Prepared;
 use crate::checkpoint::Files;
 use crate::config::{Config, TrainConfig};
+use crate::dataset::split::SplitRule;
 use crate::error::Failure;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,9 @@ pub struct TrainerState {
     pub metrics_sha256: Option<String>,
     #[serde(default)]
     pub samples_sha256: Option<String>,
+    /// How the text is divided. Checkpoints of the first round do not say: by its rule.
+    #[serde(default)]
+    pub split: SplitRule,
     /// Of the run's `config.toml`.
     pub config_sha256: String,
     pub data_sha256: String,
@@ -74,6 +78,7 @@ impl TrainerState {
             samples_bytes: 0,
             metrics_sha256: None,
             samples_sha256: None,
+            split: prepared.split,
             config_sha256: config_sha256(config)?,
             data_sha256: prepared.data_sha256.clone(),
         })

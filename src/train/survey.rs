@@ -1,25 +1,26 @@
 //! The first of two readings of a run's text, document by document: its hash, and a sample of bounded size for what
 //! is made from the text besides token arrays.
 
-use super::prepare::{DataFile, DataHash, for_each_text, grouped};
+use super::prepare::{DataHash, grouped};
 use crate::config::{Config, TokenizerConfig, TokenizerKind};
-use crate::dataset::split;
-use crate::tokenizer::Tokenizer;
-use crate::transcript::Document;
+use crate::dataset::split::{Shares, Split, SplitRule};
+use crate::terminal::Phase;
+use crate::tokenizer::{Tokenizer, char_boundary};
+use crate::transcript::{Corpus, Receipt};
 use anyhow::Result;
 use std::collections::BTreeSet;
 
 /// A corpus of up to this size is its own sample.
 const SAMPLE_BYTES: usize = 16 << 20;
-/// A large one is sampled in pieces of about this size, cut at a line.
+/// A large one is sampled in pieces of at least this size, cut at a line that ends before twice as much.
 const PIECE_BYTES: usize = 1 << 16;
-/// Documents that `run.json` lists.
-const MAX_LISTED: usize = 10_000;
 
 /// What the first reading found.
 pub(super) struct Survey {
     pub data_sha256: String,
-    pub files: Vec<DataFile>,
+    pub receipt: Receipt,
+    pub split: Split,
+    pub shares: Shares,
     pub training: Sample,
     pub validation: Sample,
     /// Of the training split, if the tokenizer needs them.
@@ -27,27 +28,36 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    pub fn of(config: &Config) -> Result<Self> {
-        let mut hash = DataHash::default();
-        let mut files = Vec::new();
+    /// Reads the text once, or, where its short documents are few, twice.
+    pub fn of(config: &Config, corpus: &Corpus, rule: SplitRule) -> Result<Self> {
+        let split = Split::new(rule, config.data.validation_fraction);
+        let survey = Self::under(config, corpus, split)?;
+        match split.settled(&survey.shares) {
+            settled if settled == split => Ok(survey),
+            settled => Self::under(config, corpus, settled),
+        }
+    }
+
+    fn under(config: &Config, corpus: &Corpus, split: Split) -> Result<Self> {
+        let (mut hash, mut shares, mut characters) = (DataHash::default(), Shares::default(), BTreeSet::new());
         let (mut training, mut validation) = (Sample::default(), Sample::default());
-        let mut characters = BTreeSet::new();
-        for_each_text(&config.data, |document: Document| {
+        let _phase = Phase::new("reading the texts");
+        let receipt = corpus.read(|document| {
             hash.add(&document);
-            if files.len() < MAX_LISTED {
-                files.push(DataFile::of(&document));
-            }
-            let (head, tail) = split(std::slice::from_ref(&document), config.data.validation_fraction);
-            for part in head {
+            shares.add(&document, &split);
+            let (head, tail) = split.parts(&document);
+            if let Some(part) = head {
                 training.add(part.text);
                 if config.tokenizer.kind == TokenizerKind::Chars {
                     characters.extend(part.text.chars());
                 }
             }
-            tail.iter().for_each(|part| validation.add(part.text));
+            if let Some(part) = tail {
+                validation.add(part.text);
+            }
             Ok(())
         })?;
-        Ok(Self { data_sha256: hash.finish(), files, training, validation, characters })
+        Ok(Self { data_sha256: hash.finish(), receipt, split, shares, training, validation, characters })
     }
 
     /// The tokenizer that the configuration asks for. A BPE is trained on the sample; characters are all there.
@@ -55,7 +65,9 @@ impl Survey {
         let characters = String::from_iter(&self.characters);
         match config.kind {
             TokenizerKind::Chars => Tokenizer::from_config(config, &[&characters]),
-            _ => {
+            TokenizerKind::Bytes | TokenizerKind::File => Tokenizer::from_config(config, &[]),
+            TokenizerKind::Bpe => {
+                let _phase = Phase::new("training the tokenizer");
                 let texts = self.training.clone().texts();
                 Tokenizer::from_config(config, &texts.iter().map(String::as_str).collect::<Vec<_>>())
             }
@@ -86,8 +98,9 @@ impl Sample {
         self.seen_bytes += text.len();
         while !text.is_empty() {
             let least = text.len().min(PIECE_BYTES);
-            let line_end = text.as_bytes()[least..].iter().position(|&byte| byte == b'\n');
-            let (piece, rest) = text.split_at(line_end.map_or(text.len(), |offset| least + offset + 1));
+            let most = char_boundary(text, 2 * PIECE_BYTES);
+            let line_end = text.as_bytes()[least..most].iter().position(|&byte| byte == b'\n');
+            let (piece, rest) = text.split_at(line_end.map_or(most, |offset| least + offset + 1));
             if self.seen_pieces.is_multiple_of(self.every) {
                 self.bytes += piece.len();
                 self.pieces.push((self.texts, self.seen_pieces, piece.to_owned()));
@@ -101,11 +114,6 @@ impl Sample {
             }
         }
         self.texts += 1;
-    }
-
-    /// Bytes of all that was added.
-    pub fn seen_bytes(&self) -> usize {
-        self.seen_bytes
     }
 
     pub fn is_partial(&self) -> bool {

@@ -51,7 +51,7 @@ impl Origin<'_> {
 
 /// Reads a file. An error is about the whole file; single rows that cannot be read are handed over as skipped.
 pub(super) fn read(source: &Source, options: &ReadOptions, visit: &mut Visit) -> Result<()> {
-    let Source { path, name, domain } = source;
+    let Source { path, name, domain, .. } = source;
     let unreadable = || format!("cannot read {name}");
     let mut file = File::open(path).with_context(unreadable)?;
     let metadata = file.metadata().with_context(unreadable)?;

@@ -5,6 +5,7 @@
 //! format reads it, `turns` holds what the formats with speakers and times share.
 
 mod blocks;
+mod corpus;
 mod cues;
 mod file;
 mod format;
@@ -16,6 +17,7 @@ mod markup;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod plain;
+mod receipt;
 mod recognise;
 mod recordings;
 mod rolling;
@@ -29,15 +31,17 @@ mod subtitles;
 #[cfg(test)]
 mod table_tests;
 mod tables;
+mod talks;
 mod times;
 mod turns;
 
+pub use corpus::{Corpus, Selection};
 pub use file::parse;
 pub use format::{Format, RecognisedBy};
+pub use receipt::{FileEntry, Receipt};
 
 use anyhow::{Result, anyhow};
 use std::borrow::Cow;
-use std::path::Path;
 
 /// One transcript as plain text, ready for the tokenizer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,42 +123,22 @@ impl Default for ReadOptions {
     }
 }
 
-/// Expands each source (a file, a directory searched recursively, or a glob; `path=domain` carries a label unless a
-/// file of that whole name exists) and reads every file, sorted by name and each once. Relative sources are in
-/// `options.directory`, which takes no part in names, domains and order.
+/// Reads every file of each source (a file, a directory searched recursively, or a glob; `path=domain` carries a label
+/// unless a file of that whole name exists), sorted by name and each once. For more text than fits in memory see
+/// [`Corpus`], which also tells what was skipped. Relative sources are in `options.directory`, which takes no part in
+/// names, domains and order.
 ///
-/// Errors are [`Failure::Usage`](crate::error::Failure::Usage) where a source names nothing to read, and otherwise
-/// tell file and line of what cannot be read.
+/// # Errors
+/// [`Failure::Usage`](crate::error::Failure::Usage) where a source names nothing to read; otherwise they tell file and
+/// line of what cannot be read.
 pub fn read_sources(sources: &[String], options: &ReadOptions) -> Result<Vec<Document>> {
+    let selection = Selection { sources: sources.to_vec(), options: options.clone(), ..Selection::default() };
     let mut documents = Vec::new();
-    for_each_document(sources, options, |document| {
+    Corpus::find(&selection)?.read(|document| {
         documents.push(document);
         Ok(())
     })?;
     Ok(documents)
-}
-
-/// As [`read_sources`], for more text than fits in memory: hands each document over before it reads on.
-pub fn for_each_document(
-    sources: &[String],
-    options: &ReadOptions,
-    mut visit: impl FnMut(Document) -> Result<()>,
-) -> Result<()> {
-    for_each_item(sources, options, |item| match item {
-        Item::Document(document) => visit(document),
-        Item::Skipped(_) => Ok(()),
-    })
-}
-
-/// As [`for_each_document`], and tells what was skipped.
-pub fn for_each_item(
-    sources: &[String],
-    options: &ReadOptions,
-    mut visit: impl FnMut(Item) -> Result<()>,
-) -> Result<()> {
-    sources::expand(Path::new(&*options.directory), sources)?
-        .iter()
-        .try_for_each(|source| file::read(source, options, &mut visit))
 }
 
 fn with_unix_newlines(text: &str) -> Cow<'_, str> {
@@ -235,7 +219,6 @@ mod tests {
         for (name, bytes, message) in [
             ("huge.srt", MAX_WHOLE_BYTES + 1, "huge.srt: 1073741825 bytes are too many"),
             ("huge.txt", 8 << 30, "huge.txt:1: a NUL byte at offset 0"),
-            ("huge.jsonl", 8 << 30, "huge.jsonl:1: a NUL byte at offset 0"),
         ] {
             let path = folder.path().join(name);
             // Sparse: it takes no room on the disk.
@@ -323,18 +306,31 @@ mod tests {
         assert_eq!(documents.len(), text.lines().count().div_ceil(2));
         assert!(documents.last().unwrap().name.ends_with(&format!("b.jsonl:{}", documents.len())));
         let broken = write("c.jsonl", &format!("{jsonl}{{\"text\": 1}}\n"));
-        let mut skipped = Vec::new();
-        for_each_item(&[broken], &DEFAULT, |item| {
-            skipped.extend(match item {
-                Item::Skipped(skipped) => Some(skipped),
-                Item::Document(_) => None,
-            });
-            Ok(())
-        })
-        .unwrap();
+        let selection = Selection { sources: vec![broken], ..Selection::default() };
+        let skipped = Corpus::find(&selection).unwrap().read(|_| Ok(())).unwrap().skipped_rows;
         assert_eq!(skipped.len(), 1);
         assert!(skipped[0].place.ends_with(&format!("c.jsonl:{}", documents.len() + 1)), "{}", skipped[0].place);
         assert_eq!(skipped[0].reason, "\"text\" is a number, not text");
+    }
+
+    #[test]
+    fn a_line_longer_than_any_part_is_cut_at_spaces() {
+        let folder = tempfile::tempdir().unwrap();
+        let words: String = (0..).map(|number| format!("word{number} ")).take(8 << 20).collect();
+        assert!(words.len() > 90 << 20);
+        let path = folder.path().join("a.txt");
+        fs::write(&path, &words).unwrap();
+        let documents = read_sources(&[path.to_str().unwrap().to_string()], &DEFAULT).unwrap();
+        assert!(documents.len() > 5);
+        assert!(documents.iter().all(|part| part.text.len() < PART_BYTES + 100 && part.text.ends_with('\n')));
+        let text: String = documents.into_iter().map(|part| part.text).collect();
+        assert!(text.split_whitespace().eq(words.split_whitespace()));
+
+        // Without spaces, between characters.
+        fs::write(&path, "語".repeat(28 << 20)).unwrap();
+        let documents = read_sources(&[path.to_str().unwrap().to_string()], &DEFAULT).unwrap();
+        assert!(documents.len() > 4);
+        assert_eq!(documents.iter().map(|part| part.text.matches('語').count()).sum::<usize>(), 28 << 20);
     }
 
     proptest! {

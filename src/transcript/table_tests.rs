@@ -388,7 +388,10 @@ fn markdown_is_read_without_what_is_not_speech() {
             "Welcome\nAda Moor: Is it hot?\nBea Reed: See the list.\n",
         ),
         ("+++\ntitle = \"Kiln\"\n+++\nHello.\n", "Hello.\n"),
-        ("---\nThis is no front matter. It is text: between rules.\n---\nMore.\n", "This is no front matter. It is text: between rules.\nMore.\n"),
+        (
+            "---\nThis is no front matter. It is text: between rules.\n---\nMore.\n",
+            "This is no front matter. It is text: between rules.\nMore.\n",
+        ),
         (
             "<!-- reviewed\nby the editor -->\n**Ada:** It&#39;s warm &amp; dry.<br>Really. <em>Very</em> dry, R&D, &eacute;t&eacute;.\n\n\
              **Bea:** <a\nhref=\"https://x.org\">link</a> and <https://x.org/y> and Vec<u8> and `<br>` &lt;b&gt;.\n\n\
@@ -399,7 +402,10 @@ fn markdown_is_read_without_what_is_not_speech() {
             "**Ada:** Write this:\n\n```python\ndef kiln(t):\n    # not a *heading*\n\n    return t * 2\n```\n\n**Bea:** And `kiln(3)`.\n",
             "Ada: Write this:\ndef kiln(t):\n    # not a *heading*\n    return t * 2\nBea: And kiln(3).\n",
         ),
-        ("Text:\n\n    # code\n      more\n\n- item\n\n    its paragraph\n", "Text:\n# code\n  more\n- item\nits paragraph\n"),
+        (
+            "Text:\n\n    # code\n      more\n\n- item\n\n    its paragraph\n",
+            "Text:\n# code\n  more\n- item\nits paragraph\n",
+        ),
         ("```\nnever closed\n\n**Ada:** Hi.\n", "never closed\nAda: Hi.\n"),
         (
             "**[00:02] SPEAKER_00:** The gate is live.\n\n**[1:02:10] SPEAKER_01:** Then open it.\n\n\

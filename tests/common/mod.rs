@@ -83,7 +83,8 @@ impl Workspace {
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tinymoe"));
         command.current_dir(self.folder.path()).env_remove("NO_COLOR").env("RUST_BACKTRACE", "0");
-        command.stdin(Stdio::null());
+        // Nobody's own cache.
+        command.stdin(Stdio::null()).env("TINYMOE_CACHE", self.path("cache"));
         command
     }
 
