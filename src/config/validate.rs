@@ -73,6 +73,10 @@ fn data(rules: &mut Rules, data: &DataConfig) {
         data.sources.iter().any(|source| source.is_empty()),
         "data.sources holds an empty path; use \".\" for the current directory".into(),
     );
+    rules.refuse(
+        data.text_column.trim().is_empty(),
+        "data.text_column is empty: name the column that holds the text, for example \"text\"".into(),
+    );
     let fraction = data.validation_fraction;
     let fits = fraction > 0.0 && fraction <= 0.5;
     rules.within("data.validation_fraction", fraction, fits, "above 0 and at most 0.5, for example 0.1");
