@@ -114,23 +114,22 @@ impl Workspace {
 
 /// What `nohup`, or a shell without job control, runs in the background ignores some signals, and so does the program
 /// that is started from there. Tests may run there, and send them.
+#[cfg(unix)]
 fn heed_signals(command: &mut Command) {
-    #[cfg(unix)]
-    {
-        use std::os::unix::process::CommandExt;
-        // SAFETY: between fork and exec, signal() may be called.
-        unsafe {
-            command.pre_exec(|| {
-                for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
-                    libc::signal(signal, libc::SIG_DFL);
-                }
-                Ok(())
-            });
-        }
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec, signal() may be called.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            Ok(())
+        });
     }
-    #[cfg(not(unix))]
-    _ = command;
 }
+
+#[cfg(not(unix))]
+fn heed_signals(_command: &mut Command) {}
 
 impl Output {
     pub fn assert_refusal(&self, what: &str, code: i32, parts: &[&str]) {
