@@ -24,6 +24,8 @@ pub(super) const MAX_WHOLE_BYTES: u64 = 1 << 30;
 pub(super) const PART_BYTES: usize = 16 << 20;
 /// A longer line of plain text is cut.
 const MAX_LINE_BYTES: usize = 64 << 20;
+/// As much is read at once of a file in parts.
+const READ_BYTES: usize = 1 << 20;
 /// As much of a file tells its format.
 const HEAD_BYTES: u64 = 64 << 10;
 
@@ -185,9 +187,9 @@ fn read_parts(
     let max_line_bytes = if is_jsonl { MAX_WHOLE_BYTES as usize } else { MAX_LINE_BYTES };
     let mut rows = Rows::new(origin, options);
     let mut texts = Texts { origin, options, documents: 0, is_part: true };
-    let mut first_line = 1;
+    let (mut first_line, mut is_in_line) = (1, false);
     loop {
-        let end = fill_part(file, &mut bytes, max_line_bytes, origin.name)?;
+        let end = fill_part(file, &mut bytes, if is_in_line { 0 } else { max_line_bytes }, origin.name)?;
         if bytes.is_empty() {
             break;
         }
@@ -197,6 +199,7 @@ fn read_parts(
             "{}:{first_line}: a row of more than {max_line_bytes} bytes; is this JSONL?",
             origin.name
         );
+        is_in_line = !rest.is_empty() && !bytes.ends_with(b"\n");
         let (lines, source_bytes) = (bytes.iter().filter(|&&byte| byte == b'\n').count(), bytes.len());
         let contents = decode(bytes, origin.name, first_line)?;
         if is_jsonl {
@@ -209,27 +212,31 @@ fn read_parts(
     if is_jsonl { rows.finish(visit) } else { texts.finish() }
 }
 
-/// Fills `bytes` until there is a whole line after the first [`PART_BYTES`], or the file ends, or the line is too long.
-/// Returns where the part ends: after that line, with the file, or, in a line that is too long, after a blank if it has
-/// one.
+/// Fills `bytes` until there is a whole line after the first [`PART_BYTES`], or the file ends, or the line is too long:
+/// one that is cut already (0) in any case. Returns where the part ends: after that line, with the file, or in the line.
 fn fill_part(file: &mut File, bytes: &mut Vec<u8>, max_line_bytes: usize, name: &str) -> Result<usize> {
     let mut searched = PART_BYTES;
     loop {
         if let Some(line_end) = bytes.get(searched..).and_then(|rest| rest.iter().position(|&byte| byte == b'\n')) {
             return Ok(searched + line_end + 1);
         }
-        if bytes.len() > PART_BYTES + max_line_bytes {
-            let rest = &bytes[PART_BYTES..];
-            let blank = rest.iter().position(|&byte| byte == b' ').map(|blank| blank + 1);
-            let character = || rest.iter().position(|&byte| byte & 0xc0 != 0x80);
-            return Ok(PART_BYTES + blank.or_else(character).unwrap_or_default());
+        if bytes.len() > PART_BYTES + max_line_bytes.max(READ_BYTES) {
+            return Ok(cut_in_line(bytes));
         }
         searched = bytes.len().max(PART_BYTES);
-        let read = file.by_ref().take(1 << 20).read_to_end(bytes).with_context(|| format!("cannot read {name}"))?;
+        let read = file.by_ref().take(READ_BYTES as u64).read_to_end(bytes).with_context(|| format!("cannot read {name}"))?;
         if read == 0 {
-            return Ok(bytes.len());
+            return Ok(if max_line_bytes == 0 { cut_in_line(bytes) } else { bytes.len() });
         }
     }
+}
+
+/// Where a part that has no line end is cut: after a blank, or else between characters.
+fn cut_in_line(bytes: &[u8]) -> usize {
+    let Some(rest) = bytes.get(PART_BYTES..) else { return bytes.len() };
+    let blank = rest.iter().position(|&byte| byte == b' ').map(|blank| blank + 1);
+    let character = || rest.iter().position(|&byte| byte & 0xc0 != 0x80);
+    blank.or_else(character).map_or(bytes.len(), |offset| PART_BYTES + offset)
 }
 
 /// Speech recognisers cut characters of several bytes between two cues. If only that little of the bytes is not UTF-8,

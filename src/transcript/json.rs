@@ -17,6 +17,8 @@ pub(super) enum Shape {
     One { lines: usize },
     /// A value per line.
     Rows,
+    /// Something else follows where JSON would go on.
+    Broken,
 }
 
 /// Whether a file that begins with `head` is JSON.
@@ -38,7 +40,7 @@ pub(super) fn shape(head: &str) -> Option<Shape> {
         }
         Err(error) if error.is_eof() => Some(Shape::One { lines: lines(mended.len()) }),
         // Broken JSON is JSON still, and to be refused as that; prose in brackets is not.
-        Err(_) => is_object.then_some(Shape::One { lines: lines(mended.len()) }),
+        Err(_) => is_object.then_some(Shape::Broken),
     }
 }
 

@@ -177,7 +177,7 @@ impl Contents<'_> {
     fn json(&self) -> Option<Format> {
         let promised = self.promised.filter(|format| matches!(format, Format::Json | Format::Jsonl));
         match json::shape(self.text) {
-            Some(json::Shape::One { lines: 1 }) => promised.or(Some(Format::Json)),
+            Some(json::Shape::One { lines: 1 } | json::Shape::Broken) => promised.or(Some(Format::Json)),
             Some(json::Shape::One { .. }) => Some(Format::Json),
             Some(json::Shape::Rows) => Some(Format::Jsonl),
             None => promised,
@@ -194,7 +194,7 @@ impl Contents<'_> {
             names.len() > 1 && names.iter().all(is_name) && names.contains(&self.text_column)
         };
         // A column called "text" in the first line is no accident if the names are separated as a program does.
-        let csv = named(',') && !header.contains(", ");
+        let csv = (named(',') || named(';')) && !header.contains(", ");
         if named('\t') {
             Some(Format::Tsv)
         } else if csv {
