@@ -224,7 +224,8 @@ fn fill_part(file: &mut File, bytes: &mut Vec<u8>, max_line_bytes: usize, name: 
             return Ok(cut_in_line(bytes));
         }
         searched = bytes.len().max(PART_BYTES);
-        let read = file.by_ref().take(READ_BYTES as u64).read_to_end(bytes).with_context(|| format!("cannot read {name}"))?;
+        let read =
+            file.by_ref().take(READ_BYTES as u64).read_to_end(bytes).with_context(|| format!("cannot read {name}"))?;
         if read == 0 {
             return Ok(if max_line_bytes == 0 { cut_in_line(bytes) } else { bytes.len() });
         }
