@@ -185,7 +185,7 @@ fn a_run_below_its_own_sources_goes_on() {
         let settings = format!("data.sources={sources}");
         workspace.succeeds(&train("whole", &settings));
         fs::rename(workspace.path("whole"), workspace.path("whole.kept")).unwrap();
-        workspace.succeeds(&format!("{} --steps 5", train("r", &settings)));
+        workspace.succeeds(&format!("{} --steps 4", train("r", &settings)));
         workspace.succeeds(&format!("{} --resume", train("r", &settings)));
         assert_same(&outcome(&workspace, "r"), &outcome(&workspace, "whole.kept"), sources);
         workspace.succeeds("eval r");
@@ -267,7 +267,7 @@ fn runs_keep_the_split_that_their_checkpoints_name() {
 #[test]
 fn tokens_of_a_large_text_are_kept_verified_and_not_needed() {
     let workspace = Workspace::new();
-    let text: String = (0..60_000)
+    let text: String = (0..70_000)
         .map(|line| format!("Line {} of a text that is long enough to keep. And on it goes.\n", line % 50))
         .collect();
     assert!(text.len() >= 4 << 20);
