@@ -91,11 +91,26 @@ pub fn keep_candle_on_one_thread() {
 /// panics where the system gives it none; then the calling thread does all of its work. To be called once, from the
 /// program's main thread.
 pub fn start_rayon() {
-    let pool = || rayon::ThreadPoolBuilder::new();
-    if pool().num_threads(threads()).build_global().is_err() {
-        // It fails again where there is a pool already, which is as good.
-        _ = pool().num_threads(1).use_current_thread().build_global();
-    }
+    // rayon tries once: after a failure it never makes a pool. So threads are tried out first.
+    let pool = rayon::ThreadPoolBuilder::new();
+    let pool =
+        if can_start(threads()) { pool.num_threads(threads()) } else { pool.num_threads(1).use_current_thread() };
+    // It fails where there is a pool already, which is as good.
+    _ = pool.build_global();
+}
+
+/// Whether the system gives this process `count` more threads at once.
+fn can_start(count: usize) -> bool {
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Arc::new(Mutex::new(wait));
+    let start = |_| {
+        let wait = wait.clone();
+        // Until the sender is gone.
+        std::thread::Builder::new().spawn(move || _ = lock(&wait).recv())
+    };
+    let started: Vec<_> = (0..count).map(start).collect();
+    drop(release);
+    started.into_iter().all(|thread| thread.is_ok_and(|thread| thread.join().is_ok()))
 }
 
 /// The number of threads in use, the calling one included.

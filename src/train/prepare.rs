@@ -17,6 +17,7 @@ use crate::transcript::{Corpus, Document, ReadOptions, Receipt, Selection};
 use anyhow::{Context, Result, anyhow, ensure};
 use sha2::{Digest, Sha256};
 use std::io::Read;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 /// Token arrays of a smaller text are made anew each time, faster than they are found.
@@ -358,14 +359,20 @@ impl Pending {
         }
         let [training, validation] =
             [&mut survey.training, &mut survey.validation].map(|sample| std::mem::take(sample).texts());
-        let thread = std::thread::Builder::new().name("baseline".into()).spawn(move || {
+        let compute = move || {
             let baseline = ngram_baseline(&training, &validation)?;
-            if let Some(cache) = cache {
+            if let Some(cache) = &cache {
                 warn_of(cache.put(&key, |out| Ok(out.write_all(&serde_json::to_vec(&baseline)?)?)));
             }
             Ok(baseline)
-        })?;
-        Ok(Pending::Running(Some(thread)))
+        };
+        let compute: Arc<dyn Fn() -> Result<Baseline> + Send + Sync> = Arc::new(compute);
+        let in_background = compute.clone();
+        match std::thread::Builder::new().name("baseline".into()).spawn(move || in_background()) {
+            Ok(thread) => Ok(Pending::Running(Some(thread))),
+            // The system gives no thread.
+            Err(_) => Ok(Pending::Done(compute()?)),
+        }
     }
 }
 
