@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::run::{assert_same, outcome, train};
+use common::run::{EVERY_STEP, assert_same, outcome, train};
 use common::{Workspace, output};
 use serde_json::Value;
 use std::fs;
@@ -182,10 +182,10 @@ fn up_to_ten_errors_are_shown_at_once() {
 fn a_run_below_its_own_sources_goes_on() {
     for (sources, count) in [("[\".\"]", 1), ("[\"**/*.txt\"]", 1)] {
         let workspace = Workspace::new();
-        let settings = format!("data.sources={sources}");
+        let settings = format!("data.sources={sources} {EVERY_STEP}");
         workspace.succeeds(&train("whole", &settings));
         fs::rename(workspace.path("whole"), workspace.path("whole.kept")).unwrap();
-        workspace.succeeds(&format!("{} --steps 5", train("r", &settings)));
+        workspace.succeeds(&format!("{} --steps 3", train("r", &settings)));
         workspace.succeeds(&format!("{} --resume", train("r", &settings)));
         assert_same(&outcome(&workspace, "r"), &outcome(&workspace, "whole.kept"), sources);
         workspace.succeeds("eval r");
@@ -267,7 +267,7 @@ fn runs_keep_the_split_that_their_checkpoints_name() {
 #[test]
 fn tokens_of_a_large_text_are_kept_verified_and_not_needed() {
     let workspace = Workspace::new();
-    let text: String = (0..60_000)
+    let text: String = (0..70_000)
         .map(|line| format!("Line {} of a text that is long enough to keep. And on it goes.\n", line % 50))
         .collect();
     assert!(text.len() >= 4 << 20);

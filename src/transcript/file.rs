@@ -177,13 +177,13 @@ fn read_part(file: &mut File, bytes: &mut Vec<u8>, has_rows: bool, name: &str) -
     Ok(!bytes.is_empty())
 }
 
-/// Where the first part of `bytes` ends: behind a line, in front of a space where the line is very long, or else between
-/// two characters.
+/// Where the first part of `bytes` ends: behind a line, in front of a space where no line ends, or else between two
+/// characters. The rest of a file is not cut if it is about as large as a part.
 fn part_end(bytes: &[u8]) -> usize {
     let Some(after) = bytes.get(PART_BYTES..) else { return bytes.len() };
     let place = |is: fn(&u8) -> bool| after.iter().position(is).map(|offset| PART_BYTES + offset);
     let line_end = place(|&byte| byte == b'\n').map(|line_end| line_end + 1);
-    if line_end.is_some() || bytes.len() <= PART_BYTES + MAX_LINE_BYTES {
+    if line_end.is_some() || bytes.len() <= 2 * PART_BYTES {
         return line_end.unwrap_or(bytes.len());
     }
     let is_character_start = |byte: &u8| byte & 0xc0 != 0x80;
