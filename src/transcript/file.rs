@@ -135,7 +135,7 @@ fn read_parts(
     let (mut part, mut first_line, mut documents) = (1, 1, 0);
     let has_rows = origin.recognised.format == Format::Jsonl;
     while read_part(file, &mut bytes, has_rows, name)? {
-        let rest = bytes.split_off(part_end(&bytes));
+        let rest = bytes.split_off(part_end(&bytes, has_rows));
         let (lines, source_bytes) = (bytes.iter().filter(|&&byte| byte == b'\n').count(), bytes.len());
         let contents = decode(bytes, name, first_line)?;
         if has_rows {
@@ -178,12 +178,12 @@ fn read_part(file: &mut File, bytes: &mut Vec<u8>, has_rows: bool, name: &str) -
 }
 
 /// Where the first part of `bytes` ends: behind a line, in front of a space where no line ends, or else between two
-/// characters. The rest of a file is not cut if it is about as large as a part.
-fn part_end(bytes: &[u8]) -> usize {
+/// characters. The rest of a file is not cut if it is about as large as a part, and a row never is.
+fn part_end(bytes: &[u8], has_rows: bool) -> usize {
     let Some(after) = bytes.get(PART_BYTES..) else { return bytes.len() };
     let place = |is: fn(&u8) -> bool| after.iter().position(is).map(|offset| PART_BYTES + offset);
     let line_end = place(|&byte| byte == b'\n').map(|line_end| line_end + 1);
-    if line_end.is_some() || bytes.len() <= 2 * PART_BYTES {
+    if line_end.is_some() || has_rows || bytes.len() <= 2 * PART_BYTES {
         return line_end.unwrap_or(bytes.len());
     }
     let is_character_start = |byte: &u8| byte & 0xc0 != 0x80;
