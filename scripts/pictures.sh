@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Draws the README's pictures from a run's real output: docs/pictures/terminal.svg is what `tinymoe inspect` prints on a
 # terminal with 24-bit colours, docs/pictures/report.svg the head of the report's page, drawn from the same numbers
-# (`inspect --json`). The same run gives the same bytes. Needs python3; a second for the quickstart, whose knockouts take
-# ten more. Usage: scripts/pictures.sh [RUN]   (default: runs/quickstart, which scripts/quickstart.sh trains)
+# (`inspect --json`). The same run gives the same bytes. Needs python3; half a minute for the quickstart on two cores, most
+# of it its knockouts, twice. Usage: scripts/pictures.sh [RUN]   (default: runs/quickstart, which scripts/quickstart.sh trains)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,7 +14,6 @@ mkdir -p docs/pictures
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-# One measurement for both; what the terminal shows is drawn from it too, so they agree.
 "$tinymoe" inspect "$run" --knockout --json --quiet > "$scratch/report.json"
 COLORTERM=truecolor TERM=xterm-256color "$tinymoe" inspect "$run" --knockout --color always --quiet > "$scratch/terminal.txt"
 python3 scripts/pictures.py terminal "tinymoe inspect $run" < "$scratch/terminal.txt" > "$scratch/terminal.svg"

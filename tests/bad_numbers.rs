@@ -126,7 +126,7 @@ fn weights_that_an_update_makes_bad_end_the_run_unsaved_and_every_policy_goes_on
             "what it did to the weights is not saved",
             "micro-batch 5: sequences from training tokens ",
             "the last checkpoint in stop is sound",
-            "--resume and --set train.on_bad_numbers=skip or =rewind",
+            "tinymoe resume stop --set train.on_bad_numbers=skip` (or =rewind)",
         ],
     );
     assert!(!stopped.stderr.contains("first bad numbers"), "{}", stopped.stderr);

@@ -123,7 +123,8 @@ fn every_truncation_flip_and_splice_is_noticed() {
     assert!(cases[2] > 950, "{cases:?}");
     checkpoint::load(&directory).expect("put back together, it is sound");
     if let (Some(before), Some(after)) = (before, peak_memory()) {
-        let (grown, checkpoint) = (after - before, target.bytes() as u64);
+        // The system counts in batches, so that the peak may even seem to fall.
+        let (grown, checkpoint) = (after.saturating_sub(before), target.bytes() as u64);
         println!("truncations, flips, splices: {cases:?}, all noticed; {grown} bytes for files of {checkpoint}");
         assert!(grown < 16 << 20, "{grown} bytes more memory for a checkpoint of {checkpoint} bytes");
     }
@@ -142,7 +143,7 @@ fn a_file_that_claims_to_be_huge_costs_no_memory() {
         fs::write(directory.join(name), &target.files[name]).unwrap();
     }
     if let (Some(before), Some(after)) = (before, peak_memory()) {
-        assert!(after - before < 16 << 20, "{} bytes", after - before);
+        assert!(after.saturating_sub(before) < 16 << 20, "{before} to {after} bytes");
     }
 }
 

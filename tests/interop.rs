@@ -467,7 +467,7 @@ fn the_program_reads_a_model_of_transformers_and_exports_what_it_trained() {
     for (arguments, expected) in [
         (vec!["sample", "--prompt", "a bed", "--tokens", "5"], "a bed"),
         (vec!["eval", "--data", "text.txt"], "bits per byte"),
-        (vec!["inspect", "--data", "text.txt"], "Layer 1"),
+        (vec!["inspect", "--data", "text.txt"], "2 MoE layers, 2 of 4 experts per token"),
     ] {
         let ran = output(workspace.command().arg(arguments[0]).arg(foreign.path()).args(&arguments[1..]));
         assert_eq!(ran.code, 0, "{arguments:?}: {}", ran.stderr);

@@ -411,7 +411,8 @@ mod tests {
             }
         };
         // Of checkpoints that are there, too.
-        let (_run, checkpoints) = run_with(&[1, 2]);
+        let (_run, checkpoints) = run_with(&[1]);
+        save(&checkpoints, 2, &example("other weights")).unwrap();
         copy(&checkpoints, "step-000001", "best");
         copy(&checkpoints, "step-000002", "latest");
         assert_eq!(newest(&checkpoints).unwrap().found.unwrap().0, checkpoints.join("step-000002"));

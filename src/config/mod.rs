@@ -61,8 +61,15 @@ pub struct DataConfig {
     #[serde(default)]
     pub on_bad_file: OnBadFile,
     pub keep_timestamps: bool,
+    #[serde(default = "text_column")]
+    pub text_column: String,
     pub keep_speakers: bool,
     pub validation_fraction: f64,
+}
+
+/// Of runs that began before the key existed.
+fn text_column() -> String {
+    "text".to_string()
 }
 
 /// What to do about a file that was found by searching and cannot be read.

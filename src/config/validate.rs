@@ -73,6 +73,10 @@ fn data(rules: &mut Rules, data: &DataConfig) {
         data.sources.iter().any(|source| source.is_empty()),
         "data.sources holds an empty path; use \".\" for the current directory".into(),
     );
+    rules.refuse(
+        data.text_column.trim().is_empty(),
+        "data.text_column is empty: name the column that holds the text, for example \"text\"".into(),
+    );
     let fraction = data.validation_fraction;
     let fits = fraction > 0.0 && fraction <= 0.5;
     rules.within("data.validation_fraction", fraction, fits, "above 0 and at most 0.5, for example 0.1");
@@ -368,7 +372,7 @@ fn sizes(rules: &mut Rules, config: &Config) {
     );
     let tensors = estimated_tensors(m);
     rules.refuse(
-        tensors > MAX_TENSORS as f64,
+        parameters <= MAX_PARAMETERS && tensors > MAX_TENSORS as f64,
         format!(
             "[model] asks for about {tensors:.0} tensors, three for each expert; checkpoints hold {MAX_TENSORS} at most: \
              make model.num_experts or model.num_hidden_layers smaller"
@@ -664,6 +668,16 @@ mod tests {
             |c| (c.model.hidden_size, c.model.num_experts) = (4096, 1024),
             "[model] asks for about 9.2 billion parameters (34 GiB in f32), more than 4 billion; make \
              model.hidden_size, model.num_hidden_layers, model.num_experts, model.memory_slots or the widths smaller",
+        );
+        // Few parameters in more tensors than a checkpoint's header can name.
+        assert_refused(
+            |c| {
+                c.model.num_hidden_layers = 32;
+                (c.model.hidden_size, c.model.head_dim, c.model.num_experts) = (8, 2, 1024);
+                c.model.moe_intermediate_size = 4;
+            },
+            "[model] asks for about 98816 tensors, three for each expert; checkpoints hold 50000 at most: make \
+             model.num_experts or model.num_hidden_layers smaller",
         );
         let problems = problems_after(|c| {
             c.model.hidden_size = usize::MAX / 8 * 8;

@@ -21,8 +21,8 @@ pub mod simd;
 pub mod swiglu;
 
 /// How many of `rows` one task takes: few enough for a number of equal tasks that two, four or eight threads share evenly,
-/// enough that packing a weight for a matrix product is paid for.
+/// enough that packing a weight for a matrix product is paid for. Never 0, also of no rows.
 pub fn rows_per_task(rows: usize) -> usize {
     let tasks = 1 << (rows / 96).clamp(2, 16).ilog2();
-    rows.div_ceil(tasks).next_multiple_of(8).min(256)
+    rows.max(1).div_ceil(tasks).next_multiple_of(8).min(256)
 }

@@ -231,9 +231,7 @@ mod tests {
         assert_eq!(domain_losses(&[1.0, 3.0, 5.0], &[0, 0, 2], 3), [(2, 2.0), (0, 0.0), (1, 5.0)]);
     }
 
-    /// The dumb way: for every knockout a full pass with the expert's weights at zero.
-    #[test]
-    fn a_zeroed_expert_costs_what_the_model_without_its_weights_does() {
+    fn tiny(experts_per_token: usize) -> Transformer {
         let mut config = Config::default();
         config.model.hidden_size = 16;
         config.model.num_hidden_layers = 3;
@@ -241,13 +239,34 @@ mod tests {
         config.model.num_key_value_heads = 0;
         config.model.head_dim = 0;
         config.model.num_experts = 3;
+        config.model.num_experts_per_tok = experts_per_token;
         config.model.moe_intermediate_size = 8;
         config.model.max_position_embeddings = 8;
         config.model.first_k_dense_replace = 1;
         config.model.intermediate_size = 8;
         config.model.initializer_range = 0.3;
         config.model.resolve();
-        let model = Transformer::new(&config.model, &config.router, 20, 1).unwrap();
+        Transformer::new(&config.model, &config.router, 20, 1).unwrap()
+    }
+
+    #[test]
+    fn a_window_may_lose_the_only_expert_of_all_its_tokens() {
+        // One input, one expert for it: zeroed, nobody serves anything.
+        let model = tiny(1);
+        let tokens = Tokens { domains: vec!["a".into()], texts: vec![(0..2, 0)], ids: vec![3, 4], ..Tokens::default() };
+        let trace = Trace::record(&model, &tokens, 8, &[], |_| Ok(())).unwrap();
+        let knockouts = knock_out(&model, &tokens, 8, &trace.losses_N, &[0], |_| ()).unwrap();
+        for (layer, knockouts) in trace.layers.iter().zip(&knockouts) {
+            let only = usize::from(layer.experts_NK[0]);
+            let delta = &knockouts.zeroed.delta;
+            assert!((0..3).all(|expert| (delta[expert] != 0.0) == (expert == only)), "{only}: {delta:?}");
+        }
+    }
+
+    /// The dumb way: for every knockout a full pass with the expert's weights at zero.
+    #[test]
+    fn a_zeroed_expert_costs_what_the_model_without_its_weights_does() {
+        let model = tiny(2);
         let ids: Vec<u32> = (0..30u32).map(|n| n * 7 % 20).collect();
         let domains = vec!["a".into(), "b".into()];
         let tokens = Tokens { domains, texts: vec![(0..10, 0), (10..30, 1)], ids, ..Tokens::default() };

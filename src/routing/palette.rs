@@ -2,6 +2,7 @@
 
 use crate::terminal::{Colours, nearest_indexed};
 use std::fmt::Write;
+use std::sync::OnceLock;
 
 /// The palette of Okabe and Ito (2008), which stays distinct under the common forms of colour blindness. Its black is
 /// a dark grey here: black would be invisible on dark terminals.
@@ -73,7 +74,7 @@ fn switched_on(expert: usize, colours: Colours) -> String {
         }
         Colours::Indexed => {
             let foreground = if dark { 231 } else { 16 };
-            format!("\x1b[48;5;{}m\x1b[38;5;{foreground}m", nearest_indexed((r, g, b)))
+            format!("\x1b[48;5;{}m\x1b[38;5;{foreground}m", indexed_colour(expert))
         }
         Colours::Ansi => {
             let background = ANSI[expert % ANSI.len()];
@@ -81,6 +82,18 @@ fn switched_on(expert: usize, colours: Colours) -> String {
             format!("\x1b[{background}m\x1b[{foreground}m")
         }
     }
+}
+
+/// The expert's colour among a terminal's 256: the nearest that no expert before it has.
+fn indexed_colour(expert: usize) -> u8 {
+    static COLOURS: OnceLock<Vec<u8>> = OnceLock::new();
+    let choose = || {
+        (0..64).fold(Vec::new(), |mut taken, expert| {
+            taken.push(nearest_indexed(expert_colour(expert), &taken));
+            taken
+        })
+    };
+    COLOURS.get_or_init(choose)[expert % 64]
 }
 
 /// The numbers of all experts, each painted in its colour, in lines of at most `width` columns, 100 if it is more.
@@ -128,7 +141,7 @@ mod tests {
         };
         assert_eq!(painted(Colours::Indexed), "\x1b[48;5;74m\x1b[38;5;16ma\x1b[0m");
         assert_eq!(painted(Colours::Ansi), "\x1b[106m\x1b[30ma\x1b[0m");
-        for (colours, distinct) in [(Colours::Indexed, 22), (Colours::Ansi, 14)] {
+        for (colours, distinct) in [(Colours::Indexed, 64), (Colours::Ansi, 14)] {
             let all: std::collections::HashSet<_> = (0..distinct).map(|e| switched_on(e, colours)).collect();
             assert_eq!(all.len(), distinct, "{colours:?}");
         }

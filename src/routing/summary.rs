@@ -318,7 +318,9 @@ fn memories(report: &Report, style: Style) -> String {
 
 /// Saturation in a line.
 fn trained(report: &Report) -> String {
-    let Some(saturation) = report.saturation.as_ref().filter(|saturation| !saturation.checkpoints.is_empty()) else {
+    // Where every token has all experts, all checkpoints share all choices.
+    let chooses = report.model.experts_per_token < report.model.experts;
+    let Some(saturation) = report.saturation.as_ref().filter(|found| chooses && !found.checkpoints.is_empty()) else {
         return String::new();
     };
     let of = |checkpoint: &super::saturation::CheckpointSaturation| {

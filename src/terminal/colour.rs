@@ -35,8 +35,8 @@ impl Colours {
 }
 
 /// The most similar colour of xterm's 256, as red, green, blue go: of the cube of six levels each, or of the greys. The
-/// first 16 are left out, since every user has others.
-pub fn nearest_indexed((r, g, b): (u8, u8, u8)) -> u8 {
+/// first 16 are left out, since every user has others, and so are those that are `taken`.
+pub fn nearest_indexed((r, g, b): (u8, u8, u8), taken: &[u8]) -> u8 {
     const LEVELS: [u8; 6] = [0, 95, 135, 175, 215, 255];
     let cube = (0..216u8).map(|n| (16 + n, [n / 36, n / 6 % 6, n % 6].map(|level| LEVELS[usize::from(level)])));
     let greys = (0..24u8).map(|n| (232 + n, [8 + 10 * n; 3]));
@@ -44,7 +44,7 @@ pub fn nearest_indexed((r, g, b): (u8, u8, u8)) -> u8 {
         let square = |(a, b): (u8, u8)| u32::from(a.abs_diff(b)).pow(2);
         colour.iter().copied().zip([r, g, b]).map(square).sum::<u32>()
     };
-    cube.chain(greys).min_by_key(distance).map_or(16, |(index, _)| index)
+    cube.chain(greys).filter(|(index, _)| !taken.contains(index)).min_by_key(distance).map_or(16, |(index, _)| index)
 }
 
 #[cfg(test)]
@@ -66,9 +66,10 @@ mod tests {
 
     #[test]
     fn the_nearest_of_256_is_in_the_cube_or_among_the_greys() {
-        assert_eq!(nearest_indexed((255, 0, 0)), 196);
-        assert_eq!(nearest_indexed((0, 0, 0)), 16);
-        assert_eq!(nearest_indexed((80, 80, 80)), 239);
-        assert_eq!(nearest_indexed((86, 180, 233)), 74);
+        assert_eq!(nearest_indexed((255, 0, 0), &[]), 196);
+        assert_eq!(nearest_indexed((0, 0, 0), &[]), 16);
+        assert_eq!(nearest_indexed((80, 80, 80), &[]), 239);
+        assert_eq!(nearest_indexed((86, 180, 233), &[]), 74);
+        assert_ne!(nearest_indexed((86, 180, 233), &[74]), 74);
     }
 }

@@ -103,7 +103,9 @@ impl Trainer {
             let state = RunDirectory::restore(files, &mut trainer.prepared, &mut trainer.optimizer)?;
             state.check_belongs_to(&trainer.config)?;
             check_same_data(&trainer.state.data_sha256, &state.data_sha256)?;
+            let kernels = trainer.state.kernels.take();
             trainer.state = state;
+            trainer.state.continue_with(kernels);
         } else {
             trainer.directory.check_data(&trainer.prepared)?;
         }

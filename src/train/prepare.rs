@@ -104,7 +104,7 @@ fn read_options(data: &DataConfig) -> ReadOptions {
         directory: data.directory.clone().into(),
         keep_timestamps: data.keep_timestamps,
         keep_speakers: data.keep_speakers,
-        ..ReadOptions::DEFAULT
+        text_column: data.text_column.clone().into(),
     }
 }
 

@@ -139,7 +139,7 @@ mod tests {
         let path = Path::new("r");
         check_compatible(path, &saved, &config(&["train.keep_checkpoints=7", "train.eval_interval=3"])).unwrap();
         let error =
-            check_compatible(path, &saved, &config(&["train.seed=2", "train.max_steps=3", "model.num_experts=4"]));
+            check_compatible(path, &saved, &config(&["train.seed=2", "train.max_steps=300", "model.num_experts=4"]));
         let error = error.unwrap_err().to_string();
         assert!(error.contains("another configuration: model.num_experts, train.seed; "), "{error}");
     }

@@ -6,6 +6,8 @@ use crate::checkpoint::Files;
 use crate::config::{Config, TrainConfig};
 use crate::dataset::split::SplitRule;
 use crate::error::Failure;
+use crate::ops::gemm::{self, Precision};
+use crate::ops::simd;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -59,6 +61,20 @@ pub struct TrainerState {
     /// Of the run's `config.toml`.
     pub config_sha256: String,
     pub data_sha256: String,
+    /// The kernels that computed the last step, whose last bits other kernels' sums do not have. Checkpoints of earlier
+    /// versions do not say.
+    #[serde(default)]
+    pub kernels: Option<String>,
+}
+
+/// The kernels that compute a step here, as results depend on them.
+fn kernels(config: &Config) -> String {
+    let bf16 = match config.train.precision {
+        Precision::F32 => "",
+        Precision::Bf16 if gemm::has_bf16() => " bf16",
+        Precision::Bf16 => " with emulated bf16",
+    };
+    format!("{}{bf16}", simd::path().name())
 }
 
 impl TrainerState {
@@ -81,7 +97,21 @@ impl TrainerState {
             split: prepared.split,
             config_sha256: config_sha256(config)?,
             data_sha256: prepared.data_sha256.clone(),
+            kernels: Some(kernels(config)),
         })
+    }
+
+    /// Takes over from the session that saved this state: says so where its kernels are not this machine's.
+    pub fn continue_with(&mut self, kernels: Option<String>) {
+        if let (Some(before), Some(now)) = (&self.kernels, &kernels)
+            && before != now
+        {
+            log::warn!(
+                "the run's steps so far were computed with {before} kernels, the next ones will be with {now}: it will not \
+                 end with the bytes of a run on one kind (docs/trust.md, \"Other kernels\")"
+            );
+        }
+        self.kernels = kernels;
     }
 
     /// The number of micro-batch `micro` of the next step: one after the other, past those that were skipped.

@@ -1,11 +1,13 @@
 //! From a file on disk, or its bytes, to what its reader makes of it.
 
 use super::cues::UNDECODABLE;
-use super::format::{self, Format, Recognised};
+use super::format::{Format, Recognised};
+use super::recognise::recognise;
+use super::rows::Rows;
 use super::sources::Source;
 use super::turns::Speech;
 use super::{
-    Document, Facts, Item, ReadOptions, Skipped, at_line, json, markdown, plain, subtitles, with_unix_newlines,
+    Document, Facts, Item, ReadOptions, Skipped, at_line, json, markdown, plain, subtitles, tables, with_unix_newlines,
 };
 use anyhow::{Context, Result, ensure};
 use std::borrow::Cow;
@@ -20,8 +22,10 @@ pub(super) const MAX_WHOLE_BYTES: u64 = 1 << 30;
 /// Plain text and JSONL of more than this are read in parts of about as much, cut at a line, each a document (or, of
 /// JSONL, several) of its own.
 pub(super) const PART_BYTES: usize = 16 << 20;
-/// A longer line of such a text is cut at a space.
+/// A longer line of plain text is cut.
 const MAX_LINE_BYTES: usize = 64 << 20;
+/// As much is read at once of a file in parts.
+const READ_BYTES: usize = 1 << 20;
 /// As much of a file tells its format.
 const HEAD_BYTES: u64 = 64 << 10;
 
@@ -56,7 +60,7 @@ pub(super) fn read(source: &Source, options: &ReadOptions, visit: &mut Visit) ->
     ensure!(metadata.is_file(), "{name}: not a regular file");
     let mut bytes = Vec::new();
     file.by_ref().take(HEAD_BYTES).read_to_end(&mut bytes).with_context(unreadable)?;
-    let origin = Origin { name, domain, recognised: format::recognise(name, &bytes)? };
+    let origin = Origin { name, domain, recognised: recognise(name, &bytes, &options.text_column)? };
     if is_read_in_parts(origin.recognised.format) && metadata.len() > PART_BYTES as u64 {
         return read_parts(&mut file, bytes, origin, options, visit);
     }
@@ -77,7 +81,7 @@ pub(super) fn read(source: &Source, options: &ReadOptions, visit: &mut Visit) ->
 /// Where the bytes are not of a known format, or not well-formed, or hold no text.
 pub fn parse(name: &str, domain: &str, bytes: Vec<u8>, options: &ReadOptions) -> Result<Vec<Document>> {
     let head = &bytes[..bytes.len().min(HEAD_BYTES as usize)];
-    let origin = Origin { name, domain, recognised: format::recognise(name, head)? };
+    let origin = Origin { name, domain, recognised: recognise(name, head, &options.text_column)? };
     let mut documents = Vec::new();
     read_whole(bytes, origin, options, &mut |item| {
         documents.extend(match item {
@@ -90,32 +94,79 @@ pub fn parse(name: &str, domain: &str, bytes: Vec<u8>, options: &ReadOptions) ->
 }
 
 fn read_whole(bytes: Vec<u8>, origin: Origin, options: &ReadOptions, visit: &mut Visit) -> Result<()> {
-    let (name, source_bytes) = (origin.name, bytes.len());
-    let format = origin.recognised.format;
+    let Origin { name, domain, recognised: Recognised { format, .. } } = origin;
+    let source_bytes = bytes.len();
     let is_subtitles = matches!(format, Format::Srt | Format::WebVtt | Format::Sbv | Format::SubStation | Format::Ttml);
+    if format == Format::Parquet {
+        #[cfg(feature = "parquet")]
+        return super::parquet::read(origin, bytes, options, visit);
+        #[cfg(not(feature = "parquet"))]
+        anyhow::bail!("{name}: this program was built without its feature \"parquet\"");
+    }
     let bytes = if is_subtitles { with_damage_marked(bytes) } else { bytes };
     let contents = decode(bytes, name, 1)?;
-    let speech = match origin.recognised.format {
+    match format {
+        Format::Parquet => Ok(()),
+        Format::Csv | Format::Tsv => tables::read(origin, &contents, options, visit),
+        Format::Json => json::read(origin, &contents, options, visit),
         Format::Jsonl => {
-            let documents = json::read_lines(origin, &contents, 1, options, visit)?;
-            ensure!(documents > 0, no_text(name));
-            return Ok(());
+            let mut rows = Rows::new(origin, options);
+            json::read_lines(&mut rows, &contents, 1, options, visit)?;
+            rows.finish(visit)
         }
-        Format::Json => json::read(name, &contents, options)?,
         Format::Srt | Format::WebVtt | Format::Sbv | Format::SubStation | Format::Ttml => {
-            subtitles::read(name, &contents, format, options)?
+            let speech = subtitles::read(name, &contents, format, options)?;
+            for (line, reason) in &speech.skipped {
+                visit(origin.skipped(*line, reason, false))?;
+            }
+            ensure!(!speech.text.trim().is_empty(), no_text(name));
+            visit(origin.document(name, domain, speech, source_bytes))
         }
-        Format::Markdown => markdown::read(&contents, options),
-        Format::Plain => plain::read(&contents, options),
-    };
-    for (line, reason) in &speech.skipped {
-        visit(origin.skipped(*line, reason, false))?;
+        Format::Markdown | Format::Plain => {
+            let mut texts = Texts { origin, options, documents: 0, is_part: false };
+            texts.read(&contents, source_bytes, visit)?;
+            texts.finish()
+        }
     }
-    ensure!(!speech.text.trim().is_empty(), no_text(name));
-    visit(origin.document(name, origin.domain, speech, source_bytes))
 }
 
-fn no_text(name: &str) -> String {
+/// The documents in plain text or Markdown, as it comes.
+struct Texts<'a> {
+    origin: Origin<'a>,
+    options: &'a ReadOptions,
+    documents: usize,
+    /// There is more in the file than one call of [`Self::read`] gets.
+    is_part: bool,
+}
+
+impl Texts<'_> {
+    fn read(&mut self, contents: &str, source_bytes: usize, visit: &mut Visit) -> Result<()> {
+        let Origin { name, domain, recognised } = self.origin;
+        let texts: Vec<&str> = plain::documents(contents).collect();
+        for text in &texts {
+            let speech = match recognised.format {
+                Format::Markdown => markdown::read(text, self.options),
+                _ => plain::read(text, self.options),
+            };
+            if speech.text.trim().is_empty() {
+                continue;
+            }
+            self.documents += 1;
+            let is_whole = texts.len() == 1 && !self.is_part;
+            let name = if is_whole { name.to_string() } else { format!("{name} (part {})", self.documents) };
+            let bytes = if texts.len() == 1 { source_bytes } else { text.len() };
+            visit(self.origin.document(&name, domain, speech, bytes))?;
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<()> {
+        ensure!(self.documents > 0, no_text(self.origin.name));
+        Ok(())
+    }
+}
+
+pub(super) fn no_text(name: &str) -> String {
     format!("{name}: there is no text in this file")
 }
 
@@ -131,63 +182,62 @@ fn read_parts(
     options: &ReadOptions,
     visit: &mut Visit,
 ) -> Result<()> {
-    let name = origin.name;
-    let (mut part, mut first_line, mut documents) = (1, 1, 0);
-    let has_rows = origin.recognised.format == Format::Jsonl;
-    while read_part(file, &mut bytes, has_rows, name)? {
-        let rest = bytes.split_off(part_end(&bytes, has_rows));
-        let (lines, source_bytes) = (bytes.iter().filter(|&&byte| byte == b'\n').count(), bytes.len());
-        let contents = decode(bytes, name, first_line)?;
-        if has_rows {
-            documents += json::read_lines(origin, &contents, first_line, options, visit)?;
-        } else {
-            let speech = plain::read(&contents, options);
-            if !speech.text.trim().is_empty() {
-                documents += 1;
-                visit(origin.document(&format!("{name} (part {part})"), origin.domain, speech, source_bytes))?;
-            }
+    let is_jsonl = origin.recognised.format == Format::Jsonl;
+    // A row cannot be cut, a line of plain text can.
+    let max_line_bytes = if is_jsonl { MAX_WHOLE_BYTES as usize } else { MAX_LINE_BYTES };
+    let mut rows = Rows::new(origin, options);
+    let mut texts = Texts { origin, options, documents: 0, is_part: true };
+    let (mut first_line, mut is_in_line) = (1, false);
+    loop {
+        let end = fill_part(file, &mut bytes, if is_in_line { 0 } else { max_line_bytes }, origin.name)?;
+        if bytes.is_empty() {
+            break;
         }
-        (part, first_line, bytes) = (part + 1, first_line + lines, rest);
+        let rest = bytes.split_off(end);
+        ensure!(
+            !is_jsonl || rest.is_empty() || bytes.ends_with(b"\n"),
+            "{}:{first_line}: a row of more than {max_line_bytes} bytes; is this JSONL?",
+            origin.name
+        );
+        is_in_line = !rest.is_empty() && !bytes.ends_with(b"\n");
+        let (lines, source_bytes) = (bytes.iter().filter(|&&byte| byte == b'\n').count(), bytes.len());
+        let contents = decode(bytes, origin.name, first_line)?;
+        if is_jsonl {
+            json::read_lines(&mut rows, &contents, first_line, options, visit)?;
+        } else {
+            texts.read(&contents, source_bytes, visit)?;
+        }
+        (first_line, bytes) = (first_line + lines, rest);
     }
-    ensure!(documents > 0, no_text(name));
-    Ok(())
+    if is_jsonl { rows.finish(visit) } else { texts.finish() }
 }
 
-/// Fills `bytes` until a line ends after the first [`PART_BYTES`], or the file ends, or enough was read to know that the
-/// line is too long to wait for. False if the file ended before.
-fn read_part(file: &mut File, bytes: &mut Vec<u8>, has_rows: bool, name: &str) -> Result<bool> {
-    let most = if has_rows { MAX_WHOLE_BYTES as usize } else { PART_BYTES + MAX_LINE_BYTES };
+/// Fills `bytes` until there is a whole line after the first [`PART_BYTES`], or the file ends, or the line is too long:
+/// one that is cut already (0) in any case. Returns where the part ends: after that line, with the file, or in the line.
+fn fill_part(file: &mut File, bytes: &mut Vec<u8>, max_line_bytes: usize, name: &str) -> Result<usize> {
     let mut searched = PART_BYTES;
     loop {
-        if bytes.len() > searched {
-            if bytes[searched..].contains(&b'\n') {
-                break;
-            }
-            searched = bytes.len();
+        if let Some(line_end) = bytes.get(searched..).and_then(|rest| rest.iter().position(|&byte| byte == b'\n')) {
+            return Ok(searched + line_end + 1);
         }
-        if bytes.len() > most {
-            ensure!(!has_rows, "{name}: a row of more than {MAX_WHOLE_BYTES} bytes");
-            break;
+        if bytes.len() > PART_BYTES + max_line_bytes.max(READ_BYTES) {
+            return Ok(cut_in_line(bytes));
         }
-        let read = file.by_ref().take(1 << 20).read_to_end(bytes).with_context(|| format!("cannot read {name}"))?;
+        searched = bytes.len().max(PART_BYTES);
+        let read =
+            file.by_ref().take(READ_BYTES as u64).read_to_end(bytes).with_context(|| format!("cannot read {name}"))?;
         if read == 0 {
-            break;
+            return Ok(if max_line_bytes == 0 { cut_in_line(bytes) } else { bytes.len() });
         }
     }
-    Ok(!bytes.is_empty())
 }
 
-/// Where the first part of `bytes` ends: behind a line, in front of a space where no line ends, or else between two
-/// characters. The rest of a file is not cut if it is about as large as a part, and a row never is.
-fn part_end(bytes: &[u8], has_rows: bool) -> usize {
-    let Some(after) = bytes.get(PART_BYTES..) else { return bytes.len() };
-    let place = |is: fn(&u8) -> bool| after.iter().position(is).map(|offset| PART_BYTES + offset);
-    let line_end = place(|&byte| byte == b'\n').map(|line_end| line_end + 1);
-    if line_end.is_some() || has_rows || bytes.len() <= 2 * PART_BYTES {
-        return line_end.unwrap_or(bytes.len());
-    }
-    let is_character_start = |byte: &u8| byte & 0xc0 != 0x80;
-    place(|&byte| byte == b' ').or_else(|| place(is_character_start)).unwrap_or(bytes.len())
+/// Where a part that has no line end is cut: after a blank, or else between characters.
+fn cut_in_line(bytes: &[u8]) -> usize {
+    let Some(rest) = bytes.get(PART_BYTES..) else { return bytes.len() };
+    let blank = rest.iter().position(|&byte| byte == b' ').map(|blank| blank + 1);
+    let character = || rest.iter().position(|&byte| byte & 0xc0 != 0x80);
+    blank.or_else(character).map_or(bytes.len(), |offset| PART_BYTES + offset)
 }
 
 /// Speech recognisers cut characters of several bytes between two cues. If only that little of the bytes is not UTF-8,

@@ -1,9 +1,6 @@
-//! What a file is: told by its contents where they speak clearly, else by its extension.
+//! The formats that are read, and the extensions that promise them.
 
-use super::sources;
-use anyhow::Result;
 use std::fmt;
-use std::path::Path;
 
 /// A format that has a reader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,6 +13,9 @@ pub enum Format {
     Sbv,
     SubStation,
     Ttml,
+    Tsv,
+    Csv,
+    Parquet,
     Json,
     Jsonl,
 }
@@ -36,9 +36,10 @@ pub(super) struct Recognised {
 }
 
 /// The extensions, in lower case, of the files that a directory or a glob contributes.
-const EXTENSIONS: [(&str, Format); 15] = [
+const EXTENSIONS: [(&str, Format); 19] = [
     ("txt", Format::Plain),
     ("text", Format::Plain),
+    ("transcript", Format::Plain),
     ("md", Format::Markdown),
     ("markdown", Format::Markdown),
     ("mdx", Format::Markdown),
@@ -49,6 +50,9 @@ const EXTENSIONS: [(&str, Format); 15] = [
     ("ssa", Format::SubStation),
     ("ttml", Format::Ttml),
     ("dfxp", Format::Ttml),
+    ("tsv", Format::Tsv),
+    ("csv", Format::Csv),
+    ("parquet", Format::Parquet),
     ("json", Format::Json),
     ("jsonl", Format::Jsonl),
     ("ndjson", Format::Jsonl),
@@ -61,7 +65,11 @@ impl Format {
     }
 
     /// What the extension (in lower case) promises.
-    fn of_extension(extension: &str) -> Option<Self> {
+    pub(super) fn of_extension(extension: &str) -> Option<Self> {
+        // Read when it is named, but in a folder a `.log` is a program's more often than a talk's.
+        if extension == "log" {
+            return Some(Self::Plain);
+        }
         EXTENSIONS.iter().find(|(known, _)| *known == extension).map(|(_, format)| *format)
     }
 }
@@ -76,6 +84,9 @@ impl fmt::Display for Format {
             Self::Sbv => "SBV",
             Self::SubStation => "SubStation Alpha",
             Self::Ttml => "TTML",
+            Self::Tsv => "TSV",
+            Self::Csv => "CSV",
+            Self::Parquet => "Parquet",
             Self::Json => "JSON",
             Self::Jsonl => "JSONL",
         })
@@ -89,14 +100,4 @@ impl fmt::Display for RecognisedBy {
             Self::Contents => "contents",
         })
     }
-}
-
-/// The format of the file `name` that begins with the bytes `head`.
-///
-/// # Errors
-/// Where it is recognisably something that has no reader; the message says what, and what to do.
-pub(super) fn recognise(name: &str, head: &[u8]) -> Result<Recognised> {
-    let promised = Format::of_extension(&sources::extension(Path::new(name)));
-    let _ = head;
-    Ok(Recognised { format: promised.unwrap_or_default(), by: RecognisedBy::Extension })
 }

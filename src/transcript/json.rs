@@ -1,143 +1,216 @@
-//! JSON from Whisper and its relatives, and JSONL with one text per line.
+//! JSON: recordings, lists of rows, and JSONL, which is a row per line.
 
 use super::file::{Origin, Visit};
-use super::turns::{Speech, Turn, join};
-use super::{ReadOptions, at_line, plain, with_unix_newlines};
-use anyhow::Result;
+use super::recordings::{self, speaker};
+use super::rows::{Row, Rows};
+use super::{ReadOptions, at_line};
+use anyhow::{Result, anyhow, ensure};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::{Deserializer, Error, Map, Value};
+use std::borrow::Cow;
 
-/// A speech recogniser's output: `segments`, or only the whole `text`. Other keys are ignored, here and below.
-#[derive(Deserialize)]
-struct Recording {
-    segments: Option<Vec<Segment>>,
-    text: Option<String>,
+/// What the beginning of a file says about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// One value, which may go on where the beginning ends.
+    One { lines: usize },
+    /// A value per line.
+    Rows,
+    /// Something else follows where JSON would go on.
+    Broken,
 }
 
-#[derive(Deserialize)]
-struct Segment {
-    /// Seconds.
-    start: f64,
-    text: String,
-    /// As WhisperX and other diarising tools add it.
-    speaker: Option<String>,
-}
-
-/// One line of a JSONL file.
-#[derive(Deserialize)]
-struct Record {
-    text: String,
-    domain: Option<String>,
-}
-
-/// The turns of a recording, one per line. Errors name file, line, column and what is missing there.
-pub(super) fn read(name: &str, contents: &str, options: &ReadOptions) -> Result<Speech> {
-    if contents.trim().is_empty() {
-        return Ok(Speech::default());
+/// Whether a file that begins with `head` is JSON.
+pub(super) fn shape(head: &str) -> Option<Shape> {
+    let inside = head.strip_prefix(['{', '['])?.trim_start();
+    let is_object = head.starts_with('{') && inside.starts_with(['"', '}']);
+    let is_list = head.starts_with('[') && inside.starts_with(['{', '[', '"', ']']);
+    if !is_object && !is_list {
+        return None;
     }
-    let recording: Recording = serde_json::from_str(contents).map_err(|error| located(name, error.line(), &error))?;
-    let (segments, whole) = match (recording.segments, recording.text) {
-        (Some(segments), _) => (segments, String::new()),
-        (None, Some(text)) => (Vec::new(), text),
-        (None, None) => {
-            return Err(at_line(name, 1, "neither \"segments\" nor \"text\" in this object; is it a transcript?"));
+    let mended = mended(head);
+    let mut values = Deserializer::from_str(&mended).into_iter::<IgnoredAny>();
+    let lines = |end: usize| mended[..end].lines().count();
+    match values.next()? {
+        Ok(_) => {
+            let end = values.byte_offset();
+            let follows = mended[end..].trim_start();
+            Some(if follows.starts_with(['{', '[']) { Shape::Rows } else { Shape::One { lines: lines(end) } })
         }
-    };
-    let mut speech = read_text(&whole, options);
-    let pieces = segments.into_iter().map(|segment| Turn {
-        start_ms: Some((segment.start * 1000.0) as u64),
-        speaker: segment.speaker,
-        text: segment.text,
-    });
-    for turn in join(pieces.collect()) {
-        speech.push(&turn, options);
+        Err(error) if error.is_eof() => Some(Shape::One { lines: lines(mended.len()) }),
+        // Broken JSON is JSON still, and to be refused as that; prose in brackets is not.
+        Err(_) => is_object.then_some(Shape::Broken),
     }
-    Ok(speech)
 }
 
-/// One document for each line `{"text": ..., "domain"?: ...}`, numbered from `first_line`; blank lines are passed over.
-/// Returns how many.
+/// Reads a JSON file: a recording is a document, a list of texts one for each.
+///
+/// # Errors
+/// They name file and line of broken JSON, and otherwise the field that is not as expected.
+pub(super) fn read(origin: Origin, contents: &str, options: &ReadOptions, visit: &mut Visit) -> Result<()> {
+    let name = origin.name;
+    ensure!(!contents.trim().is_empty(), "{name}: there is no text in this file");
+    let value = parse(contents).map_err(|error| located(name, error.line(), &error))?;
+    if let Value::Array(list) = &value
+        && !list.is_empty()
+        && recordings::is_list_of_texts(list, &options.text_column)
+    {
+        let mut rows = Rows::new(origin, options);
+        for (index, value) in list.iter().enumerate() {
+            push(&mut rows, value, index + 1, 0, options, visit)?;
+        }
+        return rows.finish(visit);
+    }
+    let speech = recordings::speech(&value, options).map_err(|reason| anyhow!("{name}: {reason}"))?;
+    ensure!(!speech.text.trim().is_empty(), "{name}: there is no text in this file");
+    visit(origin.document(name, origin.domain, speech, contents.len()))
+}
+
+/// Adds the rows in lines of JSONL, the first of which is line `first_line` of its file. Blank lines are passed over.
 pub(super) fn read_lines(
-    origin: Origin,
+    rows: &mut Rows,
     contents: &str,
     first_line: usize,
     options: &ReadOptions,
     visit: &mut Visit,
-) -> Result<usize> {
-    let mut documents = 0;
-    let name = origin.name;
+) -> Result<()> {
     for (line, number) in contents.lines().zip(first_line..).filter(|(line, _)| !line.trim().is_empty()) {
-        let record: Record = serde_json::from_str(line).map_err(|error| located(name, number, &error))?;
-        let speech = read_text(&record.text, options);
-        if speech.text.trim().is_empty() {
-            visit(origin.skipped(number, "\"text\" is empty", true))?;
-            continue;
+        match parse(line) {
+            Ok(value) => push(rows, &value, number, line.len(), options, visit)?,
+            Err(error) => rows.fault(number, describe(&error), visit)?,
         }
-        let domain = record.domain.as_deref().unwrap_or(origin.domain);
-        visit(origin.document(&format!("{name}:{number}"), domain, speech, line.len()))?;
-        documents += 1;
     }
-    Ok(documents)
+    Ok(())
 }
 
-/// Plain text out of a JSON string, where line ends are still as the tool wrote them. Whisper's begins with a space.
-fn read_text(text: &str, options: &ReadOptions) -> Speech {
-    plain::read(with_unix_newlines(text).trim(), options)
+fn push(
+    rows: &mut Rows,
+    value: &Value,
+    line: usize,
+    source_bytes: usize,
+    options: &ReadOptions,
+    visit: &mut Visit,
+) -> Result<()> {
+    let Value::Object(fields) = value else {
+        let reason = format!("this row is {}, not an object with \"{}\"", recordings::kind(value), options.text_column);
+        return rows.fault(line, reason, visit);
+    };
+    if fields.contains_key(&*options.text_column) {
+        return match row(fields, options) {
+            Ok(row) => rows.push(Row { line, source_bytes: source_bytes.max(row.text.len()), ..row }, visit),
+            Err(reason) => rows.fault(line, reason, visit),
+        };
+    }
+    match recordings::speech(value, options) {
+        Ok(speech) => {
+            let domain = fields.get("domain").and_then(Value::as_str);
+            let bytes = source_bytes.max(speech.text.len());
+            rows.push_speech(line, domain, speech, bytes, visit)
+        }
+        Err(_) => {
+            let names: Vec<String> = fields.keys().take(6).map(|key| format!("\"{key}\"")).collect();
+            let reason = format!(
+                "this row has no \"{}\", only {}; data.text_column names the column to read",
+                options.text_column,
+                names.join(", ")
+            );
+            rows.fault(line, reason, visit)
+        }
+    }
 }
 
-fn located(name: &str, line: usize, error: &serde_json::Error) -> anyhow::Error {
-    // serde_json appends its own position, in which the line of a JSONL file would always be 1.
+/// A row with the column of the text.
+fn row(fields: &Map<String, Value>, options: &ReadOptions) -> Result<Row, String> {
+    let text_of = |key: &str| match fields.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(other) => Err(format!("\"{key}\" is {}, not text", recordings::kind(other))),
+    };
+    let start = ["start", "start_time", "startTime"].iter().find_map(|key| recordings::seconds(fields.get(*key)?));
+    Ok(Row {
+        text: text_of(&options.text_column)?.unwrap_or_default(),
+        domain: text_of("domain")?.filter(|domain| !domain.trim().is_empty()),
+        speaker: fields.get("speaker").and_then(speaker),
+        // A lone "start" may count anything.
+        start_ms: start
+            .filter(|_| ["end", "end_time", "endTime", "duration"].iter().any(|key| fields.contains_key(*key))),
+        ..Row::default()
+    })
+}
+
+/// A JSON value; also with what Python and cut-off characters leave in it.
+fn parse(text: &str) -> Result<Value, Error> {
+    let strict = |text: &str| {
+        let mut deserializer = Deserializer::from_str(text);
+        let value = Value::deserialize(&mut deserializer)?;
+        deserializer.end().map(|()| value)
+    };
+    strict(text).or_else(|error| match mended(text) {
+        Cow::Borrowed(_) => Err(error),
+        Cow::Owned(mended) => strict(&mended),
+    })
+}
+
+/// `NaN` and `Infinity` become `null`; in strings, half a surrogate pair becomes U+FFFD, and line ends and tabs are
+/// escaped.
+fn mended(text: &str) -> Cow<'_, str> {
+    let mut out = String::new();
+    let (mut copied, mut position, mut in_string) = (0, 0, false);
+    let bytes = text.as_bytes();
+    while let Some(&byte) = bytes.get(position) {
+        let (length, replacement): (usize, Option<&str>) = match byte {
+            b'"' => {
+                in_string = !in_string;
+                (1, None)
+            }
+            b'\\' if in_string => escape(&bytes[position..]),
+            b'\n' if in_string => (1, Some("\\n")),
+            b'\t' if in_string => (1, Some("\\t")),
+            b'N' | b'I' | b'-' | b'n' if !in_string => {
+                let word = ["NaN", "-Infinity", "Infinity", "nan", "-NaN"];
+                match word.iter().find(|word| bytes[position..].starts_with(word.as_bytes())) {
+                    Some(word) => (word.len(), Some("null")),
+                    None => (1, None),
+                }
+            }
+            _ => (1, None),
+        };
+        if let Some(replacement) = replacement {
+            out.push_str(&text[copied..position]);
+            out.push_str(replacement);
+            copied = position + length;
+        }
+        position += length;
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    out.push_str(&text[copied..]);
+    Cow::Owned(out)
+}
+
+/// Bytes of the escape that `bytes` start with, and what it is replaced by.
+fn escape(bytes: &[u8]) -> (usize, Option<&'static str>) {
+    let unit = |at: usize| {
+        let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    match (unit(0), unit(6)) {
+        (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (12, None),
+        (Some(0xd800..=0xdfff), _) => (6, Some("\\ufffd")),
+        // The byte after a backslash is no quote that ends the string; it may be part of a character, cut off here.
+        _ => (if bytes.get(1).is_some_and(u8::is_ascii) { 2 } else { 1 }, None),
+    }
+}
+
+fn located(name: &str, line: usize, error: &Error) -> anyhow::Error {
+    at_line(name, line, describe(error))
+}
+
+/// serde_json appends its own position, in which the line of a JSONL file would always be 1.
+fn describe(error: &Error) -> String {
     let message = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());
-    at_line(name, line, format!("column {}: {}", error.column(), message.strip_suffix(&position).unwrap_or(&message)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(name: &str, contents: &str, options: ReadOptions) -> Result<String> {
-        super::read(name, contents, &options).map(|speech| speech.text)
-    }
-
-    const DEFAULT: ReadOptions = ReadOptions::DEFAULT;
-    const ALL: ReadOptions = ReadOptions { keep_timestamps: true, ..ReadOptions::DEFAULT };
-
-    const TALK: &str = r#"{"language": "en", "text": "not this", "segments": [
-        {"id": 0, "start": 0.5, "end": 2.0, "speaker": "Mo", "text": " Hello."},
-        {"start": 2.0, "end": 3.0, "speaker": "Mo", "text": " Is it on?"},
-        {"start": 62.25, "end": 63.0, "speaker": "Dev", "text": " Yes."}]}"#;
-
-    #[test]
-    fn segments_of_one_speaker_join_into_one_line() {
-        assert_eq!(read("a.json", TALK, DEFAULT).unwrap(), "Mo: Hello. Is it on?\nDev: Yes.\n");
-        assert_eq!(read("a.json", TALK, ALL).unwrap(), "[00:00:00] Mo: Hello. Is it on?\n[00:01:02] Dev: Yes.\n");
-        let words_only = ReadOptions { keep_speakers: false, ..DEFAULT };
-        assert_eq!(read("a.json", TALK, words_only).unwrap(), "Hello. Is it on?\nYes.\n");
-    }
-
-    #[test]
-    fn segments_of_nobody_named_become_lines_of_whole_sentences() {
-        let contents = r#"{"segments": [{"start": 0, "end": 1, "text": " So we"}, {"start": 1, "end": 2, "text": " left."},
-            {"start": 2, "end": 3, "text": " Bye."}]}"#;
-        assert_eq!(read("a.json", contents, DEFAULT).unwrap(), "So we left.\nBye.\n");
-    }
-
-    #[test]
-    fn a_recording_without_segments_is_its_text() {
-        assert_eq!(read("a.json", r#"{"text": " One.\r\nTwo."}"#, DEFAULT).unwrap(), "One.\nTwo.\n");
-    }
-
-    #[test]
-    fn errors_name_the_file_the_line_and_the_missing_field() {
-        for (contents, message) in [
-            ("{\"segments\": [\n{\"start\": 0}]}", "a.json:2: column 12: missing field `text`"),
-            ("{\"segments\": [\n{\"text\": \"a\"}]}", "a.json:2: column 13: missing field `start`"),
-            ("{\n\"segments\": 3}", "a.json:2: column 13: invalid type: integer `3`"),
-            ("{\"segments\": [", "a.json:1: column 14: EOF while parsing"),
-            ("{\"chunks\": []}", "a.json:1: neither \"segments\" nor \"text\""),
-        ] {
-            let error = read("a.json", contents, DEFAULT).unwrap_err().to_string();
-            assert!(error.starts_with(message), "{error}");
-        }
-    }
+    format!("column {}: {}", error.column(), message.strip_suffix(&position).unwrap_or(&message))
 }

@@ -3,47 +3,131 @@
 //! This is no Markdown parser. It works line by line and removes what is clearly markup; everything else stays text.
 
 use super::ReadOptions;
+use super::blocks::{Line, lines};
+use super::inline::inline;
+use super::label::{Kind, leading_label};
 use super::turns::{Speech, Turn, parse_clock, stamp};
+use std::collections::HashMap;
 use std::fmt::Write;
-
-/// Code spans and link targets longer than this many characters are taken for text.
-const MAX_SPAN_CHARS: usize = 4096;
 
 pub(super) fn read(contents: &str, options: &ReadOptions) -> Speech {
     let mut speech = Speech { text: String::with_capacity(contents.len()), ..Speech::default() };
+    let lines = lines(contents);
+    let heads = Heads::of(&lines);
     // A speaker in a line of their own, whose words are in the next one.
-    let mut announced: Option<String> = None;
-    for line in contents.lines().map(str::trim).filter(|line| !is_rule(line)) {
-        let (speaker, words) = match split_speaker(line) {
-            Some((speaker, words)) => (Some(inline(speaker)), words),
+    let mut announced: Option<Head> = None;
+    for line in &lines {
+        let line = match line {
+            Line::Code(code) => {
+                speech.push_line(code);
+                announced = None;
+                continue;
+            }
+            Line::Text(text) => text.trim(),
+        };
+        let (head, words) = match heads.split(line) {
+            Some((head, words)) => (Some(head), words),
             None => (announced.take(), without_heading_marks(line)),
         };
         if words.is_empty() {
-            announced = speaker;
+            announced = head;
             continue;
         }
         announced = None;
         let (start_ms, words) = take_timestamps(&inline(words), options);
-        speech.push(&Turn { start_ms, speaker, text: words }, options);
+        let Head { name, start_ms: head_ms } = head.unwrap_or_default();
+        let speaker = name.filter(|name| !name.is_empty());
+        speech.push(&Turn { start_ms: head_ms.or(start_ms), speaker, text: words }, options);
     }
     speech
 }
 
-/// `---`, `***` or `___`, with or without spaces between.
-fn is_rule(line: &str) -> bool {
-    ['-', '*', '_']
-        .iter()
-        .any(|&mark| line.chars().all(|c| c == mark || c == ' ') && line.chars().filter(|&c| c == mark).count() >= 3)
+/// Who begins to speak, and when.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Head {
+    name: Option<String>,
+    start_ms: Option<u64>,
 }
 
-/// `**Speaker:** text` and `**Speaker**: text`.
-fn split_speaker(line: &str) -> Option<(&str, &str)> {
+/// How often each bold beginning of a line occurs: one that has not the form of a name is one if it recurs.
+struct Heads<'a>(HashMap<&'a str, usize>);
+
+impl<'a> Heads<'a> {
+    fn of(lines: &'a [Line<'a>]) -> Self {
+        let mut counts = HashMap::new();
+        for line in lines {
+            if let Line::Text(text) = line
+                && let Some((name, ..)) = bold_head(text.trim())
+            {
+                *counts.entry(name).or_default() += 1;
+            }
+        }
+        Self(counts)
+    }
+
+    /// The head of a line, and what follows it.
+    fn split<'b>(&self, line: &'b str) -> Option<(Head, &'b str)> {
+        match bold_head(line) {
+            Some((name, start_ms, words)) => {
+                let head = self.head(name)?;
+                Some((Head { start_ms: head.start_ms.or(start_ms), ..head }, words))
+            }
+            None => plain_head(line),
+        }
+    }
+
+    /// `name` stands in bold before a colon or a time.
+    fn head(&self, name: &str) -> Option<Head> {
+        let text = inline(name.trim_end_matches(':').trim());
+        match leading_label(&format!("{text}:")) {
+            Some(label) if label.kind == Kind::Heading => None,
+            Some(label) if label.kind != Kind::Loose && label.words.is_empty() => {
+                Some(Head { name: Some(label.name.to_string()), start_ms: label.start_ms })
+            }
+            _ => {
+                (self.0.get(name).copied().unwrap_or_default() > 1).then_some(Head { name: Some(text), start_ms: None })
+            }
+        }
+    }
+}
+
+/// `**Speaker:** text`, `**Speaker**: text` and `**Speaker** (00:12): text`: what is bold, the time, and the text.
+fn bold_head(line: &str) -> Option<(&str, Option<u64>, &str)> {
     let (name, words) = line.strip_prefix("**")?.split_once("**")?;
-    let (name, words) = match name.strip_suffix(':') {
-        Some(name) => (name, words),
-        None => (name, words.strip_prefix(':')?),
+    // `**Break:** [23:42]` announces nobody: its time stays with it.
+    let (start_ms, words) = match leading_time(words.trim_start()) {
+        Some((ms, after)) if !name.ends_with(':') || !after.trim().is_empty() => (Some(ms), after),
+        _ => (None, words),
     };
-    (!name.trim().is_empty()).then_some((name.trim(), words.trim()))
+    let words = match words.trim_start().strip_prefix(':') {
+        Some(words) => words,
+        None if name.ends_with(':') || start_ms.is_some() => words,
+        None => return None,
+    };
+    (!name.trim_end_matches(':').trim().is_empty()).then_some((name.trim(), start_ms, words.trim()))
+}
+
+/// `(00:12)` or `[00:12]`, brackets escaped or not, and what follows. A span of two times is left to
+/// [`take_timestamps`].
+fn leading_time(text: &str) -> Option<(u64, &str)> {
+    let inside = text.trim_start_matches('\\').strip_prefix(['(', '['])?;
+    let (clock, after) = inside.split_once([')', ']'])?;
+    let ms = parse_clock(clock.trim_end_matches('\\').trim())?;
+    (!after.trim_start().starts_with("to ")).then_some((ms, after))
+}
+
+/// A name that is one because a time is with it: `Ana Lee: 00:00:20` alone in a line, `Ana Lee (00:00:20): text`.
+fn plain_head(line: &str) -> Option<(Head, &str)> {
+    // Most lines have no time: this is quicker than to look closely at each.
+    let digits = |window: &[u8]| window[0].is_ascii_digit() && window[1] == b':' && window[2].is_ascii_digit();
+    if !line.as_bytes().windows(3).take(100).any(digits) {
+        return None;
+    }
+    let label = leading_label(line)?;
+    let start_ms = label.start_ms.or_else(|| parse_clock(label.words));
+    let words = if label.start_ms.is_none() && start_ms.is_some() { "" } else { label.words };
+    let is_name = matches!(label.kind, Kind::Marked | Kind::Name | Kind::Uncased);
+    (is_name && start_ms.is_some()).then(|| (Head { name: Some(label.name.to_string()), start_ms }, words))
 }
 
 fn without_heading_marks(line: &str) -> &str {
@@ -54,124 +138,6 @@ fn without_heading_marks(line: &str) -> &str {
     } else {
         line
     }
-}
-
-/// The line without emphasis marks, backticks, link targets and backslash escapes.
-fn inline(line: &str) -> String {
-    let mut line_so_far = Inline::default();
-    let mut rest = line;
-    while let Some(c) = rest.chars().next() {
-        rest = match c {
-            '\\' if rest[1..].starts_with(|next: char| next.is_ascii_punctuation()) => {
-                line_so_far.out.push_str(&rest[1..2]);
-                &rest[2..]
-            }
-            '`' => line_so_far.code(rest),
-            '[' => {
-                line_so_far.open_bracket = Some(line_so_far.out.len());
-                line_so_far.out.push('[');
-                &rest[1..]
-            }
-            ']' => line_so_far.close_bracket(&rest[1..]),
-            '*' | '_' => line_so_far.emphasis(c, rest),
-            _ => {
-                line_so_far.out.push(c);
-                &rest[c.len_utf8()..]
-            }
-        };
-    }
-    line_so_far.finish()
-}
-
-/// The output so far of [`inline`], and the marks in it that are markup if their other half comes.
-#[derive(Default)]
-struct Inline {
-    out: String,
-    open_bracket: Option<usize>,
-    /// Where in `out` the last unclosed run of one, two or three `*` (first row) or `_` (second row) begins.
-    open_runs: [[Option<usize>; 3]; 2],
-    /// Starts and lengths of what turned out to be markup.
-    removed: Vec<(usize, usize)>,
-}
-
-impl Inline {
-    /// `rest` starts with a backtick. Takes the code span, or the backticks if it is not closed.
-    fn code<'a>(&mut self, rest: &'a str) -> &'a str {
-        let ticks = rest.len() - rest.trim_start_matches('`').len();
-        let (fence, after) = rest.split_at(ticks);
-        let (code, after) = after[..byte_of_char(after, MAX_SPAN_CHARS)]
-            .find(fence)
-            .map_or((fence, after), |end| (&after[..end], &after[end + ticks..]));
-        self.out.push_str(code);
-        after
-    }
-
-    /// `after` follows a `]`. Takes the `(target)` of a link or an image.
-    fn close_bracket<'a>(&mut self, after: &'a str) -> &'a str {
-        if let Some((open, target)) = self.open_bracket.take().zip(link_target_bytes(after)) {
-            let marks = if self.out[..open].ends_with('!') { 2 } else { 1 };
-            self.removed.push((open + 1 - marks, marks));
-            return &after[target..];
-        }
-        self.out.push(']');
-        after
-    }
-
-    /// `rest` starts with a run of `mark`s, which is markup if it hugs a word: not the ones of `2 * 3` or `a_b`.
-    fn emphasis<'a>(&mut self, mark: char, rest: &'a str) -> &'a str {
-        let after = rest.trim_start_matches(mark);
-        let run = rest.len() - after.len();
-        let (before_char, after_char) = (self.out.chars().next_back(), after.chars().next());
-        let opens = after_char.is_some_and(|c| !c.is_whitespace()) && !before_char.is_some_and(char::is_alphanumeric);
-        let closes = before_char.is_some_and(|c| !c.is_whitespace()) && !after_char.is_some_and(char::is_alphanumeric);
-        let row = usize::from(mark == '_');
-        if let Some(open) = self.open_runs[row].get(run - 1).copied().flatten().filter(|_| closes) {
-            self.removed.push((open, run));
-            // What opened inside cannot close outside.
-            for inner in self.open_runs.as_flattened_mut() {
-                inner.take_if(|position| *position >= open);
-            }
-            return after;
-        }
-        if let Some(slot) = self.open_runs[row].get_mut(run - 1).filter(|_| opens) {
-            *slot = Some(self.out.len());
-        }
-        self.out.push_str(&rest[..run]);
-        after
-    }
-
-    fn finish(mut self) -> String {
-        self.removed.sort_unstable();
-        let mut text = String::with_capacity(self.out.len());
-        let mut position = 0;
-        for (start, length) in self.removed {
-            text.push_str(&self.out[position..start]);
-            position = start + length;
-        }
-        text.push_str(&self.out[position..]);
-        text
-    }
-}
-
-/// Bytes of the `(target)` that `text` starts with, if it does. Parentheses in the target come in pairs.
-fn link_target_bytes(text: &str) -> Option<usize> {
-    let mut depth = 0;
-    for (position, c) in text.char_indices().take(MAX_SPAN_CHARS) {
-        match c {
-            '(' => depth += 1,
-            ')' => depth -= 1,
-            _ if depth == 0 => return None,
-            _ => {}
-        }
-        if depth == 0 {
-            return Some(position + 1);
-        }
-    }
-    None
-}
-
-fn byte_of_char(text: &str, index: usize) -> usize {
-    text.char_indices().nth(index).map_or(text.len(), |(position, _)| position)
 }
 
 /// Takes the timestamps out of a line: `[00:12:34.56]`, `[12:34]`, a span of two joined by "to", and those that end a

@@ -100,7 +100,7 @@ pub(super) fn decode_references(text: &str, references: References) -> Cow<'_, s
 }
 
 /// Bytes of the `&name;` or `&#number;` that `text` starts with, 0 if it does not.
-fn reference_bytes(text: &str) -> usize {
+pub(super) fn reference_bytes(text: &str) -> usize {
     let body = text[1..].trim_start_matches('#');
     let after = body.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
     if after.len() < body.len() && after.starts_with(';') { text.len() - after.len() + 1 } else { 0 }

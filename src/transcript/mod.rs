@@ -4,23 +4,33 @@
 //! `sources` finds the files, `format` tells what each one is, `file` brings it from disk to its reader, one module per
 //! format reads it, `turns` holds what the formats with speakers and times share.
 
+mod blocks;
 mod corpus;
 mod cues;
 mod file;
 mod format;
+mod inline;
 mod json;
 mod label;
 mod markdown;
 mod markup;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod plain;
 mod receipt;
+mod recognise;
+mod recordings;
 mod rolling;
+mod rows;
 mod sources;
 mod speakers;
 mod styled;
 #[cfg(test)]
 mod subtitle_tests;
 mod subtitles;
+#[cfg(test)]
+mod table_tests;
+mod tables;
 mod talks;
 mod times;
 mod turns;
@@ -170,7 +180,7 @@ mod tests {
     fn the_extension_chooses_the_format() {
         let cues = "1\n00:00:01,000 --> 00:00:02,000\nAna: <i>Hi.</i>\n";
         assert_eq!(read_bytes("a.SRT", cues.as_bytes()).unwrap()[0].text, "Ana: Hi.\n");
-        assert_eq!(read_bytes("a.transcript", cues.as_bytes()).unwrap()[0].text, cues);
+        assert_eq!(read_bytes("a.transcript", b"1\nAna: <i>Hi.</i>\n").unwrap()[0].text, "1\nAna: <i>Hi.</i>\n");
         assert_eq!(read_bytes("a.md", b"**Ana:** Hi.").unwrap()[0].text, "Ana: Hi.\n");
     }
 
@@ -296,8 +306,11 @@ mod tests {
         assert_eq!(documents.len(), text.lines().count().div_ceil(2));
         assert!(documents.last().unwrap().name.ends_with(&format!("b.jsonl:{}", documents.len())));
         let broken = write("c.jsonl", &format!("{jsonl}{{\"text\": 1}}\n"));
-        let error = read_sources(&[broken], &DEFAULT).unwrap_err().to_string();
-        assert!(error.contains(&format!("c.jsonl:{}: ", documents.len() + 1)), "{error}");
+        let selection = Selection { sources: vec![broken], ..Selection::default() };
+        let skipped = Corpus::find(&selection).unwrap().read(|_| Ok(())).unwrap().skipped_rows;
+        assert_eq!(skipped.len(), 1);
+        assert!(skipped[0].place.ends_with(&format!("c.jsonl:{}", documents.len() + 1)), "{}", skipped[0].place);
+        assert_eq!(skipped[0].reason, "\"text\" is a number, not text");
     }
 
     #[test]
@@ -335,12 +348,15 @@ mod tests {
                 subtitles::read("a", &contents, Format::Srt, options),
                 subtitles::read("a", &contents, Format::WebVtt, options),
                 subtitles::read("a", &format!("WEBVTT\n\n{contents}"), Format::WebVtt, options),
-                json::read("a", &contents, options),
             ];
             for turns::Speech { text, .. } in texts.into_iter().flatten() {
                 prop_assert!(text.is_empty() || text.ends_with('\n'));
             }
-            let _ = parse("a.jsonl", "text", contents.into_bytes(), options);
+            for name in ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "a.txt", "a"] {
+                for document in parse(name, "text", contents.clone().into_bytes(), options).into_iter().flatten() {
+                    prop_assert!(document.text.ends_with('\n') && !document.text.trim().is_empty());
+                }
+            }
         }
 
         #[test]

@@ -16,6 +16,27 @@ pub(super) fn read(contents: &str, options: &ReadOptions) -> Speech {
     speech
 }
 
+/// Stands between the documents of a corpus, at an end of a line or alone in it.
+const BOUNDARY: &str = "<|endoftext|>";
+
+/// The documents in a text, between boundaries. One in quotes or backticks is spoken of, and none.
+pub(super) fn documents(contents: &str) -> impl Iterator<Item = &str> {
+    let is_quote = |c: char| "`\"'“”‘’".contains(c);
+    let mut rest = Some(contents);
+    std::iter::from_fn(move || {
+        let text = rest.take()?;
+        let boundary = text.match_indices(BOUNDARY).map(|(start, _)| start).find(|&start| {
+            let after = &text[start + BOUNDARY.len()..];
+            !(text[..start].ends_with(is_quote) && after.starts_with(is_quote))
+        });
+        let Some(start) = boundary else { return Some(text) };
+        let after = &text[start + BOUNDARY.len()..];
+        rest = Some(after.strip_prefix('\n').unwrap_or(after)).filter(|after| !after.trim().is_empty());
+        Some(&text[..start])
+    })
+    .filter(|text| !text.trim().is_empty())
+}
+
 fn timed_line(line: &str) -> Option<Turn> {
     let timed = line.strip_prefix("Starting point is ")?;
     let (clock, words) = timed.split_once(' ').unwrap_or((timed, ""));

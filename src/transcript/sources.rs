@@ -425,7 +425,7 @@ mod tests {
         let folder = tree(&["a/1.png"]);
         for (source, message) in [
             ("missing.txt", "no such file or directory (looked for /"),
-            ("a", "no transcript found there (looked for .txt .text .md .markdown"),
+            ("a", "no transcript found there (looked for .txt .text .transcript .md"),
             ("a/*.png", "no transcript found there"),
             ("b/*.txt", "no transcript found there"),
             ("a=", "the domain after \"=\" is empty"),

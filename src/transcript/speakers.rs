@@ -153,7 +153,7 @@ impl Names {
     fn of(pieces: &[MarkedPiece]) -> Self {
         let evidence = Evidence::of(pieces);
         let known: HashMap<String, bool> =
-            evidence.uses.iter().map(|(name, label)| (name.clone(), evidence.is_name(label))).collect();
+            evidence.uses.iter().map(|(name, label)| (name.clone(), evidence.is_name(name, label))).collect();
         let mut names = Self { known, any: false, in_most_cues: false };
         let named = count_cues(pieces, |piece| names.is_named(piece));
         names.any = named > 0 || pieces.iter().any(|marked| names.is_named(&marked.piece));
@@ -325,8 +325,10 @@ impl Evidence {
         totals
     }
 
-    fn is_name(&self, label: &Use) -> bool {
+    fn is_name(&self, name: &str, label: &Use) -> bool {
         match label.kind {
+            // "so it is:" and "yes Bo:" are words of a sentence, however often they come.
+            Kind::Loose if is_phrase(name) => false,
             Kind::Marked => true,
             Kind::Heading => false,
             Kind::Bracketed => self.is_bracketed_name(label),
@@ -364,6 +366,12 @@ impl Evidence {
         let is_word = label.as_word >= label.times || (self.is_cased && label.before_small * 2 > label.times);
         label.recurs() && !is_word
     }
+}
+
+/// Several words, what is said beside a name (`(he/him)`, `| Company`) left out.
+fn is_phrase(name: &str) -> bool {
+    let bare = name.split(['(', '|']).next().unwrap_or(name);
+    bare.trim().contains(char::is_whitespace) && !bare.contains(',')
 }
 
 /// Counts how often each one-word label is a word in the text, written small.

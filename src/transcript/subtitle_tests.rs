@@ -468,7 +468,7 @@ proptest! {
         cues in prop::collection::vec(
             (
                 prop::sample::select(vec!["", "Ilse: ", "Bo (host): ", "Step 1: ", "note: ", "so it is: ", "[Ilse] ", "(laughs) ", "10:30: ", "李娜：", ">> ", "- ", "[00:12] Bo: "]),
-                prop::collection::vec(prop::sample::select(vec!["we", "No.", "Then:", "x --> y", "<3", "5", "{a}", "Bo:", "R&D;", "(so)", "\n", "\n- yes", "\n\n"]), 0..7),
+                prop::collection::vec(prop::sample::select(vec!["we", "No!", "Then:", "x --> y", "<3", "5", "{a}", "Bo:", "R&D;", "(so)", "\n", "\n- yes", "\n\n"]), 0..7),
             ),
             1..20,
         ),

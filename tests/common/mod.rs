@@ -85,6 +85,7 @@ impl Workspace {
         command.current_dir(self.folder.path()).env_remove("NO_COLOR").env("RUST_BACKTRACE", "0");
         // Nobody's own cache.
         command.stdin(Stdio::null()).env("TINYMOE_CACHE", self.path("cache"));
+        heed_signals(&mut command);
         command
     }
 
@@ -110,6 +111,25 @@ impl Workspace {
         self.tinymoe(arguments).assert_refusal(arguments, code, parts);
     }
 }
+
+/// What `nohup`, or a shell without job control, runs in the background ignores some signals, and so does the program
+/// that is started from there. Tests may run there, and send them.
+#[cfg(unix)]
+fn heed_signals(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec, signal() may be called.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            Ok(())
+        });
+    }
+}
+
+#[cfg(not(unix))]
+fn heed_signals(_command: &mut Command) {}
 
 impl Output {
     pub fn assert_refusal(&self, what: &str, code: i32, parts: &[&str]) {

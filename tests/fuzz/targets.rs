@@ -114,7 +114,9 @@ pub fn part<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
 /// A transcript: the first byte chooses format and options.
 pub fn transcript(bytes: &[u8]) {
     let Some((&choice, contents)) = bytes.split_first() else { return };
-    let extension = ["txt", "md", "srt", "vtt", "json", "jsonl"][usize::from(choice >> 2) % 6];
+    let extensions =
+        ["txt", "md", "srt", "vtt", "json", "jsonl", "sbv", "ass", "ttml", "tsv", "csv", "parquet", "unknown"];
+    let extension = extensions[usize::from(choice >> 2) % extensions.len()];
     let options =
         ReadOptions { keep_timestamps: choice & 1 != 0, keep_speakers: choice & 2 != 0, ..ReadOptions::DEFAULT };
     for document in parse(&format!("fuzz.{extension}"), "domain", contents.to_vec(), &options).into_iter().flatten() {
